@@ -1,0 +1,82 @@
+// Finds listed words in text, without regard to case, and masks them.
+
+/** A word, as far as the list is concerned: a run of letters and digits. */
+const WORD = /[\p{Alphabetic}\p{N}]+/gu;
+const LETTER = /[\p{Alphabetic}\p{N}]/uy;
+
+/** Half a surrogate pair: valid as JSON, but nobody can read or check it. */
+export class NotUnicode extends Error {}
+
+export class Censor {
+  /**
+   * The listed texts by their first word, folded. One pattern for all would
+   * be shorter, but it would try each of them at every place of a message.
+   */
+  private readonly listed = new Map<string, string[]>();
+
+  constructor(words: string[]) {
+    // The longest first, so that of `bad` and `bad word` the phrase counts.
+    for (const text of words.toSorted((a, b) => b.length - a.length)) {
+      const first = text.match(WORD)?.[0];
+      if (first === undefined || !text.startsWith(first)) {
+        throw new Error(`words: \`${text}\` must begin with a letter or a digit`);
+      }
+      const key = fold(first);
+      this.listed.set(key, [...(this.listed.get(key) ?? []), text]);
+    }
+  }
+
+  /**
+   * `json` with its string values masked, or undefined if there was nothing to
+   * mask. Keys, numbers and white space stay as they are, byte for byte: that
+   * is why it does not go through JSON.parse as a whole, which would round
+   * large numbers. Throws NotUnicode.
+   */
+  maskJson(json: string): string | undefined {
+    // Nearly all messages are clean, and this tells most of them without
+    // decoding anything. With an escape, which may stand for a letter, it cannot.
+    if (!json.includes("\\") && !json.match(WORD)?.some((word) => this.listed.has(fold(word)))) {
+      return undefined;
+    }
+    let found = false;
+    const masked = json.replace(/"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?/g, (literal, colon) => {
+      const isKey = colon !== undefined;
+      if (isKey) return literal;
+      const text: string = JSON.parse(literal);
+      if (!text.isWellFormed()) throw new NotUnicode("the text is not valid Unicode");
+      const clean = this.mask(text);
+      if (clean === undefined) return literal;
+      found = true;
+      return JSON.stringify(clean);
+    });
+    return found ? masked : undefined;
+  }
+
+  private mask(text: string): string | undefined {
+    let masked = "";
+    let copied = 0;
+    WORD.lastIndex = 0;
+    for (let word = WORD.exec(text); word; word = WORD.exec(text)) {
+      const at = word.index;
+      const length = this.listed.get(fold(word[0]))?.find((listed) => isAt(text, at, listed))?.length;
+      if (length === undefined) continue;
+      const found = text.slice(at, at + length);
+      masked += text.slice(copied, at) + "*".repeat([...found].length);
+      copied = WORD.lastIndex = at + length;
+    }
+    return copied === 0 ? undefined : masked + text.slice(copied);
+  }
+}
+
+/** Whether `listed` stands there, and ends where a word may end. */
+function isAt(text: string, at: number, listed: string): boolean {
+  const end = at + listed.length;
+  if (fold(text.slice(at, end)) !== fold(listed)) return false;
+  LETTER.lastIndex = end;
+  return !LETTER.test(text);
+}
+
+/** Makes upper and lower case one; by way of both, as `ς` and `σ` share only the upper one. */
+function fold(text: string): string {
+  return text.toLowerCase().toUpperCase();
+}

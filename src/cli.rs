@@ -1,0 +1,84 @@
+//! The commands of the program.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::{Config, ConfigError, LogConfig, LogFormat};
+
+mod build;
+mod check;
+mod dev;
+mod run;
+
+/// A realtime gateway whose rooms are decided by WebAssembly plugins.
+#[derive(Debug, Parser)]
+#[command(name = "wayleave", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until a signal ends it. SIGHUP reloads, SIGTERM and Ctrl-C drain.
+    Run(ConfigArgument),
+    /// Check a config and its plugins, and say everything that is wrong.
+    Check(ConfigArgument),
+    /// Serve, and rebuild and reload plugins whenever their sources change.
+    Dev(ConfigArgument),
+    /// Work on plugins.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Build source folders, each into its `plugin.wasm`.
+    Build {
+        /// The folders; without any, those that the config names.
+        folders: Vec<PathBuf>,
+        #[command(flatten)]
+        config: ConfigArgument,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArgument {
+    /// The config file.
+    #[arg(long, short, default_value = "config.toml")]
+    config: PathBuf,
+}
+
+/// A mistake of the config or a plugin, as against a failure while running.
+const EXIT_MISTAKE: u8 = 2;
+
+/// Runs the program with the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(ConfigArgument { config }) => run::main(&config),
+        Command::Check(ConfigArgument { config }) => check::main(&config),
+        Command::Dev(ConfigArgument { config }) => dev::main(&config),
+        Command::Plugin(PluginCommand::Build { folders, config }) => build::main(folders, &config.config),
+    }
+}
+
+/// The config, or its mistakes on standard error.
+fn load(file: &std::path::Path) -> Result<Config, ExitCode> {
+    Config::load(file).map_err(|error: ConfigError| {
+        eprintln!("{error}");
+        ExitCode::from(EXIT_MISTAKE)
+    })
+}
+
+fn start_log(config: &LogConfig) {
+    let filter = EnvFilter::try_new(&config.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    match config.format {
+        LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(colours)).init(),
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).init(),
+    }
+}

@@ -1,0 +1,162 @@
+//! `wayleave dev`: a gateway that rebuilds its plugins as they are edited.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use notify::RecursiveMode;
+
+use super::{build::build, run};
+use crate::{
+    config::Config,
+    gateway::Gateway,
+    reload::{BuildError, Reloader, Watcher, is_settled},
+};
+
+/// Folders inside a plugin's that hold what tools make.
+const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".git"];
+
+pub(super) fn main(file: &Path) -> ExitCode {
+    let mut config = match super::load(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    super::start_log(&config.log);
+    // Whoever develops wants to look.
+    config.server.try_page = true;
+    let result = run::runtime().and_then(|runtime| runtime.block_on(serve(config, file)));
+    result.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
+    // The first build is awaited: a gateway without its plugins would not start.
+    for (name, folder) in sources(&config) {
+        tracing::info!(plugin = name, folder = %folder.display(), "building");
+        let built = tokio::task::spawn_blocking(move || build(&folder)).await?;
+        if let Err(error) = built {
+            let text = format!("{error:#}");
+            anyhow::ensure!(is_built(&config, &name), "plugin `{name}` cannot be built:\n{text}");
+            tracing::error!(plugin = name, "cannot be built, its last build is used:\n{text}");
+        }
+    }
+    let gateway = Gateway::start(config, Some(file.to_owned())).await?;
+    tracing::info!("open http://{} and edit a plugin or the config", gateway.address());
+    let watching = watch(Arc::clone(gateway.reloader()));
+    run::until_stopped(gateway, watching).await
+}
+
+fn is_built(config: &Config, name: &str) -> bool {
+    config.plugins.iter().any(|plugin| plugin.name == name && plugin.file().is_file())
+}
+
+/// The plugins that have sources, by name.
+fn sources(config: &Config) -> BTreeMap<String, PathBuf> {
+    let sources = config.plugins.iter().filter(|plugin| plugin.is_source());
+    sources.map(|plugin| (plugin.name.clone(), plugin.path.clone())).collect()
+}
+
+/// Rebuilds what has changed, for ever. A build replaces `plugin.wasm`, which
+/// the gateway's own watcher sees.
+async fn watch(reloader: Arc<Reloader>) {
+    let mut watcher = match Watcher::new() {
+        Ok(watcher) => watcher,
+        Err(error) => {
+            tracing::error!(%error, "sources cannot be watched");
+            return std::future::pending().await;
+        }
+    };
+    let mut seen: BTreeMap<String, SourceState> = BTreeMap::new();
+    let mut status = reloader.status();
+    loop {
+        // The config may name other plugins by now.
+        let sources = configured(&reloader);
+        let folders: BTreeSet<PathBuf> = sources.values().cloned().collect();
+        watcher.watch(folders, RecursiveMode::Recursive, is_source);
+        for (name, folder) in &sources {
+            let state = state_of(folder);
+            let known = seen.insert(name.clone(), state.clone());
+            let is_first = known.is_none() && folder.join("plugin.wasm").is_file();
+            if !is_first && known.as_ref() != Some(&state) {
+                rebuild(&reloader, name, folder).await;
+            }
+        }
+        reloader.show(|status| status.build_errors.retain(|error| sources.contains_key(&error.plugin)));
+        tokio::select! {
+            () = watcher.changed() => {}
+            _ = status.changed() => {}
+        }
+        let files = sources.values().flat_map(|folder| state_of(folder).into_keys()).collect();
+        while !is_settled(&files).await {}
+    }
+}
+
+/// The sources of the config as it stands in its file; of the running one
+/// while the file has mistakes.
+fn configured(reloader: &Reloader) -> BTreeMap<String, PathBuf> {
+    match reloader.file().map(|file| Config::load(file)) {
+        Some(Ok(config)) => sources(&config),
+        _ => sources(&reloader.running().config),
+    }
+}
+
+async fn rebuild(reloader: &Reloader, name: &str, folder: &Path) {
+    tracing::info!(plugin = name, "building");
+    reloader.show(|status| {
+        status.building.push(name.to_owned());
+        status.build_errors.retain(|error| error.plugin != name);
+    });
+    let folder = folder.to_owned();
+    let built = tokio::task::spawn_blocking(move || build(&folder)).await;
+    let error = match built {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("{error:#}")),
+        Err(panic) => Some(panic.to_string()),
+    };
+    match &error {
+        None => tracing::info!(plugin = name, "built"),
+        Some(text) => tracing::error!(plugin = name, "cannot be built, the running one stays:\n{text}"),
+    }
+    reloader.show(|status| {
+        status.building.retain(|building| building != name);
+        status.build_errors.extend(error.map(|text| BuildError { plugin: name.to_owned(), text }));
+    });
+}
+
+/// Files with the moment of their last change.
+type SourceState = BTreeMap<PathBuf, Option<SystemTime>>;
+
+fn is_source(path: &Path) -> bool {
+    let made = path.components().any(|part| MADE.iter().any(|made| part.as_os_str() == *made));
+    let wasm = path.extension().is_some_and(|extension| extension == "wasm" || extension == "part");
+    !made && !wasm
+}
+
+fn state_of(folder: &Path) -> SourceState {
+    let mut files = SourceState::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = folder.read_dir() else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if !is_source(&path) {
+                continue;
+            }
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(path),
+                Ok(kind) if kind.is_file() => {
+                    let modified = entry.metadata().ok().and_then(|data| data.modified().ok());
+                    files.insert(path, modified);
+                }
+                _ => {}
+            }
+        }
+    }
+    files
+}

@@ -1,0 +1,75 @@
+//! `wayleave run`.
+
+use std::{path::Path, process::ExitCode};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{gateway::Gateway, generation::NotBuilt};
+
+pub(super) fn main(file: &Path) -> ExitCode {
+    let config = match super::load(file) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    super::start_log(&config.log);
+    match runtime().and_then(|runtime| runtime.block_on(serve(config, file))) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            // A plugin that cannot be used is a mistake like one of the config.
+            if error.is::<NotBuilt>() { ExitCode::from(super::EXIT_MISTAKE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    raise_file_limit();
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+async fn serve(config: crate::config::Config, file: &Path) -> anyhow::Result<ExitCode> {
+    let gateway = Gateway::start(config, Some(file.to_owned())).await?;
+    tracing::info!("listening on http://{}", gateway.address());
+    until_stopped(gateway, std::future::pending()).await
+}
+
+/// Serves until a signal, or until `ended` is; then drains.
+pub(super) async fn until_stopped(gateway: Gateway, ended: impl Future<Output = ()>) -> anyhow::Result<ExitCode> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => drop(gateway.reloader().reload("SIGHUP").await),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = &mut ended => break,
+        }
+    }
+    let timeout = gateway.reloader().running().config.drain_timeout;
+    tracing::info!(?timeout, "draining");
+    Ok(match gateway.drain(timeout).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(left) => {
+            tracing::error!(connections = left, "the drain was cut off at drain.timeout");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Each socket is a descriptor, and the usual soft limit is 1,024 of them.
+#[expect(unsafe_code, reason = "two libc calls on a struct of our own; std has no such call")]
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls are given a valid pointer to an initialised struct.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        tracing::warn!("the limit of open files could not be raised; connections are bounded by `ulimit -n`");
+    }
+}

@@ -1,0 +1,172 @@
+//! The checked configuration, and how a TOML text becomes one.
+//!
+//! Every mistake is reported at once, with its line and what would be right.
+//! What is here is already sensible: ranges are checked, patterns are parsed,
+//! names refer to things that exist. Paths are made absolute against the
+//! folder of the file.
+
+mod pattern;
+mod read;
+mod rooms;
+mod sections;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use toml::de::DeTable;
+
+use self::read::{Document, Table};
+pub use self::{
+    read::Mistake,
+    rooms::{Access, Pattern, PluginConfig, PublishRight, RoomConfig, RouteConfig, Target, Template},
+    sections::{AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, Secret, ServerConfig},
+};
+
+/// A configuration in which nothing is left to be checked but the plugins'
+/// files themselves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Sockets, heartbeat and the pages.
+    pub server: ServerConfig,
+    /// Who may connect.
+    pub auth: AuthConfig,
+    /// What one connection or user may use up.
+    pub limits: Limits,
+    /// Whether `/metrics` answers.
+    pub metrics: MetricsConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// How long an orderly end may take.
+    pub drain_timeout: std::time::Duration,
+    /// Rooms by pattern; the first entry that matches counts.
+    pub rooms: Vec<RoomConfig>,
+    /// Routing rules that need no code.
+    pub routes: Vec<RouteConfig>,
+    /// The plugins that rooms and authentication refer to by name.
+    pub plugins: Vec<PluginConfig>,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// In order of lines; never empty.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.mistakes.len();
+        write!(f, "{n} mistake{} in ", if n == 1 { "" } else { "s" })?;
+        match &self.file {
+            Some(file) => write!(f, "{}", file.display())?,
+            None => write!(f, "the config")?,
+        }
+        for mistake in &self.mistakes {
+            write!(f, "\n  {mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks the file, with this process's environment over it.
+    ///
+    /// # Errors
+    /// Every mistake in it, or that it cannot be read.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let fail = |mistakes| ConfigError { file: Some(file.to_owned()), mistakes };
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let text = format!("cannot be read: {error}; name another file with --config");
+            fail(vec![Mistake { line: 0, key: String::new(), text }])
+        })?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        Self::parse(&text, &folder, &std::env::vars().collect()).map_err(|error| fail(error.mistakes))
+    }
+
+    /// Checks a text; `folder` is what relative paths in it start from, and
+    /// `environment` holds the variables that may stand over it.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn parse(text: &str, folder: &Path, environment: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let document = Document::new(text, environment);
+        let (table, syntax) = DeTable::parse_recoverable(text);
+        for error in &syntax {
+            document.mistake(error.span(), "", error.message().trim());
+        }
+        let config = if syntax.is_empty() {
+            Self::read(&Table::root(&document, table.get_ref()), folder)
+        } else {
+            // Half a document would only add mistakes that are none.
+            None
+        };
+        let mistakes = if syntax.is_empty() { document.finish() } else { document.finish_syntax() };
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => Err(ConfigError { file: None, mistakes }),
+        }
+    }
+
+    fn read(root: &Table<'_>, folder: &Path) -> Option<Self> {
+        root.not_yet("tls");
+        root.not_yet("api");
+        let bus = root.section("bus");
+        bus.choice("kind", &[("memory", ())]);
+        bus.finish();
+        let server = ServerConfig::read(root.section("server"), folder);
+        let auth = AuthConfig::read(root.section("auth"), folder);
+        let limits = Limits::read(root.section("limits"));
+        let metrics = MetricsConfig::read(root.section("metrics"));
+        let log = LogConfig::read(root.section("log"));
+        let drain = root.section("drain");
+        let drain_timeout = drain.duration("timeout", secs(10), secs(0)..=secs(3600));
+        drain.finish();
+        let plugins = rooms::read_plugins(root, folder);
+        let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+        rooms::check_names(&names, &auth.plugins, |text| root.section("auth").wrong("plugins", text));
+        let rooms = rooms::read_rooms(root, &names);
+        let routes = rooms::read_routes(root);
+        root.report_unknown();
+        Some(Self { server, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
+    }
+
+    /// The entry that counts for a room; None: there is no such room.
+    #[must_use]
+    pub fn room(&self, name: &str) -> Option<&RoomConfig> {
+        self.rooms.iter().find(|room| room.pattern.matches(name))
+    }
+
+    /// What differs from `running` and takes effect only at a restart.
+    #[must_use]
+    pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        if self.server.listen != running.server.listen {
+            keys.push("server.listen");
+        }
+        if self.server.header_timeout != running.server.header_timeout {
+            keys.push("server.header_timeout");
+        }
+        if self.server.cache != running.server.cache {
+            keys.push("server.cache");
+        }
+        if self.log != running.log {
+            keys.push("log");
+        }
+        keys
+    }
+}
+
+fn secs(seconds: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(seconds)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! The lists of the file: rooms, routes and plugins.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{read::Table, secs};
+use crate::plugin::{Grant, Hook, Policy};
+
+pub use super::pattern::{Pattern, Target, Template};
+
+/// Who may publish to a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishRight {
+    /// Only the server.
+    Nobody,
+    /// Connections that are in the room.
+    Members,
+    /// Every connection.
+    Anyone,
+}
+
+/// Who may join a room, if its plugins have nothing against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Every connection.
+    Anyone,
+    /// Connections with a user.
+    Users,
+    /// Nobody by their own wish; the server joins them.
+    Nobody,
+}
+
+/// `[[rooms]]`: what holds for the rooms whose names match.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoomConfig {
+    /// Which rooms.
+    pub pattern: Pattern,
+    /// Who may join.
+    pub join: Access,
+    /// Who may publish.
+    pub publish: PublishRight,
+    /// Members may ask who is here.
+    pub presence: bool,
+    /// Members are told who comes and goes.
+    pub join_leave: bool,
+    /// Messages carry tags that name the generation and plugins they passed.
+    pub stamp: bool,
+    /// Names of plugins, in the order in which they are asked.
+    pub plugins: Vec<String>,
+}
+
+/// `[[routes]]`: messages of these rooms go to these targets too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteConfig {
+    /// Which rooms.
+    pub pattern: Pattern,
+    /// Where their messages go.
+    pub to: Vec<Template>,
+    /// The room itself keeps receiving them.
+    pub keep: bool,
+}
+
+/// `[[plugins]]`: a component with its settings, grants and limits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PluginConfig {
+    /// How rooms, logs and metrics call it.
+    pub name: String,
+    /// A source folder, or a `.wasm` or `.wat` file; absolute.
+    pub path: PathBuf,
+    /// Handed to the plugin's `init` as JSON.
+    pub settings: serde_json::Value,
+    /// The imports that it may have.
+    pub grants: Vec<Grant>,
+    /// How long one call may take.
+    pub timeout: Duration,
+    /// How long `init` and the self-test may take.
+    pub init_timeout: Duration,
+    /// Linear memory of one guest, in bytes.
+    pub memory: usize,
+    /// Bytes of one answer, and of one argument of a host call.
+    pub answer_size: usize,
+    /// Host calls during one call.
+    pub host_calls: u64,
+    /// Targets and actions in one answer.
+    pub targets: usize,
+    /// Calls after which a guest is replaced by a fresh one.
+    pub recycle_after: u64,
+    /// Bytes of keys and values in the plugin's store.
+    pub kv_quota: usize,
+    /// Bytes a second into the log.
+    pub log_rate: usize,
+    /// What holds when the plugin fails, for each hook.
+    pub on_failure: BTreeMap<Hook, Policy>,
+}
+
+impl PluginConfig {
+    /// The file to load: the path itself, or `plugin.wasm` in a source folder.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        if self.is_source() { self.path.join("plugin.wasm") } else { self.path.clone() }
+    }
+
+    /// True if the path is a source folder that can be built.
+    #[must_use]
+    pub fn is_source(&self) -> bool {
+        !self.path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat")
+    }
+}
+
+pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> {
+    let read = |table: Table<'_>| {
+        for key in ["history", "recovery"] {
+            table.not_yet(key);
+        }
+        let pattern = table.required::<String>("match");
+        let room = RoomConfig {
+            pattern: pattern.map_or_else(Pattern::everything, |text| {
+                Pattern::parse(&text).unwrap_or_else(|error| {
+                    table.wrong("match", error);
+                    Pattern::everything()
+                })
+            }),
+            join: table
+                .choice("join", &[("anyone", Access::Anyone), ("users", Access::Users), ("nobody", Access::Nobody)]),
+            publish: table.choice(
+                "publish",
+                &[
+                    ("nobody", PublishRight::Nobody),
+                    ("members", PublishRight::Members),
+                    ("anyone", PublishRight::Anyone),
+                ],
+            ),
+            presence: table.or("presence", false),
+            join_leave: table.or("join_leave", false),
+            stamp: table.or("stamp", false),
+            plugins: table.or("plugins", Vec::new()),
+        };
+        check_names(plugins, &room.plugins, |text| table.wrong("plugins", text));
+        table.finish();
+        room
+    };
+    root.list("rooms").into_iter().map(read).collect()
+}
+
+pub(super) fn read_routes(root: &Table<'_>) -> Vec<RouteConfig> {
+    let read = |table: Table<'_>| {
+        let pattern = table.required::<String>("room").map(|text| Pattern::parse(&text));
+        let to: Vec<String> = table.required("to").unwrap_or_default();
+        let keep = table.or("keep", true);
+        let mut templates = Vec::new();
+        for text in &to {
+            match Template::parse(text) {
+                Ok(template) => templates.push(template),
+                Err(error) => table.wrong("to", error),
+            }
+        }
+        let pattern = match pattern {
+            Some(Ok(pattern)) => Some(pattern),
+            Some(Err(error)) => {
+                table.wrong("room", error);
+                None
+            }
+            None => None,
+        };
+        table.finish();
+        Some(RouteConfig { pattern: pattern?, to: templates, keep })
+    };
+    root.list("routes").into_iter().filter_map(read).collect()
+}
+
+pub(super) fn read_plugins(root: &Table<'_>, folder: &Path) -> Vec<PluginConfig> {
+    let mut plugins: Vec<PluginConfig> = Vec::new();
+    for table in root.list("plugins") {
+        let name = table.required::<String>("name").unwrap_or_default();
+        let path = table.required::<String>("path").unwrap_or_default();
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if name.chars().any(|c| !is_name(c)) || name.len() > 64 {
+            table.wrong("name", format!("`{name}` is not a plugin's name; expected up to 64 of a-z, 0-9, - and _"));
+        }
+        if !name.is_empty() && plugins.iter().any(|plugin| plugin.name == name) {
+            table.wrong("name", format!("there are two plugins named `{name}`"));
+        }
+        let number = |key, default, range| usize::try_from(table.number(key, default, range)).unwrap_or(usize::MAX);
+        let plugin = PluginConfig {
+            name,
+            path: folder.join(path),
+            settings: table.json("settings"),
+            grants: read_grants(&table),
+            timeout: table.duration("timeout", Duration::from_millis(20), Duration::from_millis(1)..=secs(10)),
+            init_timeout: table.duration("init_timeout", secs(1), Duration::from_millis(1)..=secs(60)),
+            memory: table.size("memory", 16 << 20, 64 << 10..=4 << 30),
+            answer_size: table.size("answer_size", 1 << 20, 1 << 10..=64 << 20),
+            host_calls: table.number("host_calls", 1_000, 0..=1_000_000),
+            targets: number("targets", 1_000, 1..=100_000),
+            recycle_after: table.number("recycle_after", 100_000, 1..=1_000_000_000),
+            kv_quota: table.size("kv_quota", 1 << 20, 0..=1 << 30),
+            log_rate: table.size("log_rate", 16 << 10, 0..=1 << 30),
+            on_failure: read_policies(&table),
+        };
+        if !table.holds_table("settings") && plugin.settings != serde_json::json!({}) {
+            table.wrong("settings", "expected a table, as in [plugins.settings]");
+        }
+        table.finish();
+        plugins.push(plugin);
+    }
+    plugins
+}
+
+fn read_grants(table: &Table<'_>) -> Vec<Grant> {
+    let mut grants = Vec::new();
+    for word in table.or::<Vec<String>>("grants", Vec::new()) {
+        match Grant::from_name(&word) {
+            Some(grant) => grants.push(grant),
+            None => table.wrong("grants", format!("`{word}` is not a grant; expected some of {}", Grant::names())),
+        }
+    }
+    grants.sort();
+    grants.dedup();
+    grants
+}
+
+/// `on_failure = "open"` spares authentication and admission, which stay
+/// closed unless the config names them: `{ authorize = "open" }`.
+fn read_policies(table: &Table<'_>) -> BTreeMap<Hook, Policy> {
+    const WORDS: &[(&str, Policy)] = &[("closed", Policy::Closed), ("open", Policy::Open)];
+    let mut policies = BTreeMap::new();
+    if table.holds_table("on_failure") {
+        let each = table.section("on_failure");
+        for hook in Hook::ALL {
+            policies.insert(*hook, each.choice(hook.key(), WORDS));
+        }
+        each.finish();
+        return policies;
+    }
+    let policy = table.choice("on_failure", WORDS);
+    for hook in Hook::ALL {
+        let guards = matches!(hook, Hook::Authenticate | Hook::Authorize | Hook::AuthorizePublish);
+        policies.insert(*hook, if guards { Policy::Closed } else { policy });
+    }
+    policies
+}
+
+/// Reports each of `used` that is no plugin's name.
+pub(super) fn check_names(known: &[&str], used: &[String], mut wrong: impl FnMut(String)) {
+    for name in used.iter().filter(|name| !known.contains(&name.as_str())) {
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        wrong(format!("there is no plugin named `{name}`; the [[plugins]] are: {known}"));
+    }
+}

@@ -1,0 +1,253 @@
+//! The sections that stand once in the file.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{read::Table, secs};
+
+/// `[server]`: sockets, heartbeat and the pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// How long a client may take to send the head of an HTTP request.
+    pub header_timeout: Duration,
+    /// How long a socket may live without a successful `connect`.
+    pub connect_timeout: Duration,
+    /// How often the server pings.
+    pub ping_interval: Duration,
+    /// How long it waits for the answer.
+    pub pong_timeout: Duration,
+    /// False: clients that never answer pings are kept.
+    pub require_pong: bool,
+    /// Join each connection of user `u` to the room `user:u`.
+    pub personal_rooms: bool,
+    /// Browser origins that may connect; empty: only the gateway's own pages.
+    pub allowed_origins: Vec<String>,
+    /// Serve the page to try it at `/`.
+    pub try_page: bool,
+    /// Where compiled plugins are kept; None: only in memory.
+    pub cache: Option<PathBuf>,
+}
+
+impl ServerConfig {
+    pub(super) fn read(table: Table<'_>, folder: &Path) -> Self {
+        let listen = table.or("listen", "127.0.0.1:8000".to_owned());
+        let listen = listen.parse().unwrap_or_else(|_| {
+            table.wrong("listen", format!(r#"`{listen}` is not an address; expected one such as "127.0.0.1:8000""#));
+            SocketAddr::from(([127, 0, 0, 1], 8000))
+        });
+        let server = Self {
+            listen,
+            header_timeout: table.duration("header_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
+            connect_timeout: table.duration("connect_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
+            ping_interval: table.duration("ping_interval", secs(25), secs(1)..=secs(3600)),
+            pong_timeout: table.duration("pong_timeout", secs(8), Duration::from_millis(100)..=secs(3600)),
+            require_pong: table.or("require_pong", true),
+            personal_rooms: table.or("personal_rooms", false),
+            allowed_origins: table.or("allowed_origins", Vec::new()),
+            try_page: table.or("try_page", false),
+            cache: Some(table.or("cache", ".wayleave/cache".to_owned()))
+                .filter(|path| !path.is_empty())
+                .map(|path| folder.join(path)),
+        };
+        if server.pong_timeout >= server.ping_interval {
+            table.wrong("pong_timeout", "must be shorter than `ping_interval`");
+        }
+        for origin in &server.allowed_origins {
+            let scheme = origin.split_once("://");
+            if origin != "*" && scheme.is_none_or(|(_, host)| host.is_empty() || host.contains('/')) {
+                table.wrong(
+                    "allowed_origins",
+                    format!(r#"`{origin}` is not an origin; expected one such as "https://example.com", or "*""#),
+                );
+            }
+        }
+        table.finish();
+        server
+    }
+}
+
+/// A text that must not appear in logs or errors.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one place that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// `[auth]`: who may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthConfig {
+    /// Connections without a token are let in, as nobody in particular.
+    pub anonymous: bool,
+    /// Plugins whose `authenticate` hook is asked, in this order, before tokens.
+    pub plugins: Vec<String>,
+    /// Tokens.
+    pub jwt: Option<Jwt>,
+}
+
+/// `[auth.jwt]`: JSON web tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jwt {
+    /// The shared secret of HS256.
+    pub hmac_secret: Secret,
+    /// Required `aud`, if any.
+    pub audience: Option<String>,
+    /// Required `iss`, if any.
+    pub issuer: Option<String>,
+    /// How far clocks may be apart.
+    pub leeway: Duration,
+}
+
+impl AuthConfig {
+    pub(super) fn read(table: Table<'_>, folder: &Path) -> Self {
+        let auth = Self {
+            anonymous: table.or("anonymous", false),
+            plugins: table.or("plugins", Vec::new()),
+            jwt: Jwt::read(table.section("jwt"), folder),
+        };
+        table.finish();
+        auth
+    }
+}
+
+impl Jwt {
+    fn read(table: Table<'_>, folder: &Path) -> Option<Self> {
+        let inline = table.optional::<String>("hmac_secret");
+        let file = table.optional::<String>("hmac_secret_file");
+        let audience = table.optional("audience");
+        let issuer = table.optional("issuer");
+        let leeway = table.duration("leeway", secs(0), secs(0)..=secs(300));
+        let present = table.is_present();
+        let secret = match (inline, file) {
+            (Some(_), Some(_)) => {
+                table.wrong("hmac_secret_file", "give either `hmac_secret` or `hmac_secret_file`, not both");
+                None
+            }
+            (Some(secret), None) => Some(secret),
+            (None, Some(path)) => match std::fs::read_to_string(folder.join(&path)) {
+                Ok(secret) => Some(secret.trim_end().to_owned()),
+                Err(error) => {
+                    table.wrong("hmac_secret_file", format!("`{path}` cannot be read: {error}"));
+                    None
+                }
+            },
+            (None, None) => {
+                if present {
+                    table.wrong("hmac_secret", "this key is required (or `hmac_secret_file`)");
+                }
+                None
+            }
+        };
+        // RFC 7518, section 3.2: a key of at least the size of the hash output.
+        if secret.as_ref().is_some_and(|secret| secret.len() < 32) {
+            table.wrong("hmac_secret", "is shorter than 32 bytes, which can be guessed; expected a long random text");
+        }
+        table.finish();
+        secret.map(|secret| Self { hmac_secret: Secret(secret), audience, issuer, leeway })
+    }
+}
+
+/// `[limits]`: what one connection or user may use up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Open sockets of this instance.
+    pub connections: usize,
+    /// Open connections of one user; the next one is refused.
+    pub connections_per_user: usize,
+    /// Rooms that one connection may be in.
+    pub rooms_per_connection: usize,
+    /// Bytes of a message from a client, whole.
+    pub message_size: usize,
+    /// Bytes that may wait toward one client before it is closed as slow.
+    pub outbox: usize,
+    /// Bytes of the name of a room or a user.
+    pub name_length: usize,
+    /// Commands that a connection may send a second, in the long run.
+    pub commands_per_second: u64,
+    /// Commands that it may send at once.
+    pub commands_burst: u64,
+    /// How long a closing client may take to read what is left for it.
+    pub close_timeout: Duration,
+}
+
+impl Limits {
+    pub(super) fn read(table: Table<'_>) -> Self {
+        let number = |key, default, range| usize::try_from(table.number(key, default, range)).unwrap_or(usize::MAX);
+        let limits = Self {
+            connections: number("connections", 100_000, 1..=10_000_000),
+            connections_per_user: number("connections_per_user", 64, 1..=1_000_000),
+            rooms_per_connection: number("rooms_per_connection", 128, 1..=1_000_000),
+            message_size: table.size("message_size", 64 << 10, 128..=64 << 20),
+            outbox: table.size("outbox", 1 << 20, 1 << 10..=1 << 30),
+            name_length: number("name_length", 255, 1..=4096),
+            commands_per_second: table.number("commands_per_second", 200, 1..=1_000_000_000),
+            commands_burst: table.number("commands_burst", 400, 1..=1_000_000_000),
+            close_timeout: table.duration("close_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
+        };
+        table.finish();
+        limits
+    }
+}
+
+/// `[metrics]`: whether `/metrics` answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Whoever reaches the listener may read `/metrics`.
+    pub enabled: bool,
+}
+
+impl MetricsConfig {
+    pub(super) fn read(table: Table<'_>) -> Self {
+        let metrics = Self { enabled: table.or("enabled", false) };
+        table.finish();
+        metrics
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A level, or a filter as `tracing` has it.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl LogConfig {
+    pub(super) fn read(table: Table<'_>) -> Self {
+        let log = Self {
+            level: table.or("level", "info".to_owned()),
+            format: table.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+        };
+        if tracing_subscriber::EnvFilter::try_new(&log.level).is_err() {
+            table.wrong("level", format!("`{}` is not a level; expected error, warn, info, debug or trace", log.level));
+        }
+        table.finish();
+        log
+    }
+}

@@ -1,0 +1,120 @@
+//! The composition root: the one place that knows every part.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::Config,
+    generation::Generation,
+    http::{self, Web},
+    hub::Hub,
+    metrics::Metrics,
+    plugin::PluginHost,
+    protocol::Close,
+    reload::{Reloader, Watcher},
+    router::{HubLookup, Router},
+    session::flusher::Flusher,
+};
+
+/// A running gateway. Dropping it without a drain leaves its tasks to the
+/// runtime.
+#[derive(Debug)]
+pub struct Gateway {
+    address: SocketAddr,
+    router: Arc<Router>,
+    reloader: Arc<Reloader>,
+    tasks: TaskTracker,
+    /// Ends the listener, and sessions that are nobody yet.
+    stop: CancellationToken,
+    /// Ends what serves sessions, after them.
+    end: CancellationToken,
+}
+
+impl Gateway {
+    /// Loads the plugins, binds the address and begins to serve. `file` is
+    /// where a reload reads the config again; with it, changes are watched.
+    ///
+    /// # Errors
+    /// If a plugin cannot be used or the address cannot be bound.
+    pub async fn start(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let metrics = Metrics::new();
+        let hub = Arc::new(Hub::new());
+        let lookup = Arc::new(HubLookup(Arc::clone(&hub)));
+        let host = Arc::new(PluginHost::open(config.server.cache.as_deref(), lookup, metrics.clone())?);
+        let building = Arc::clone(&host);
+        let generation = tokio::task::spawn_blocking(move || Generation::build(config, &building, None))
+            .await
+            .context("loading plugins panicked")??;
+        let server = generation.config.server.clone();
+        let listener =
+            TcpListener::bind(server.listen).await.with_context(|| format!("cannot listen on {}", server.listen))?;
+        let address = listener.local_addr()?;
+
+        let flusher = Arc::new(Flusher::new(std::thread::available_parallelism().map_or(1, usize::from)));
+        let router = Arc::new(Router::new(hub, Arc::clone(&flusher), metrics, Arc::new(generation)));
+        let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
+        let (tasks, stop, end) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        for shard in 0..flusher.shards() {
+            tasks.spawn(Arc::clone(&flusher).run(shard, end.clone()));
+        }
+        if reloader.file().is_some() {
+            match Watcher::new() {
+                Ok(watcher) => drop(tasks.spawn(watcher.run(Arc::clone(&reloader), end.clone()))),
+                Err(error) => tracing::warn!(%error, "files cannot be watched; reload with SIGHUP instead"),
+            }
+        }
+        let web = Web {
+            router: Arc::clone(&router),
+            reloader: Arc::clone(&reloader),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        tasks.spawn(http::serve(listener, server.header_timeout, web));
+        Ok(Self { address, router, reloader, tasks, stop, end })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Replaces its generation.
+    #[must_use]
+    pub fn reloader(&self) -> &Arc<Reloader> {
+        &self.reloader
+    }
+
+    /// Its router, for what is inside the process.
+    #[must_use]
+    pub fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
+    /// Ends it in order: takes nobody in, closes everybody with "shutdown",
+    /// and waits. Err: how many connections were left at the deadline.
+    ///
+    /// # Errors
+    /// If the deadline came first.
+    pub async fn drain(self, timeout: Duration) -> Result<(), usize> {
+        self.stop.cancel();
+        self.tasks.close();
+        let sessions_end = async {
+            // Somebody may become somebody while we go through them.
+            while self.router.hub.n_connections() > 0 || self.router.metrics.sockets.get() > 0 {
+                for connection in self.router.hub.all_connections() {
+                    connection.outbox.close(Close::SHUTDOWN);
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            self.end.cancel();
+            self.tasks.wait().await;
+        };
+        let in_time = tokio::time::timeout(timeout, sessions_end).await;
+        self.end.cancel();
+        in_time.map_err(|_| self.router.hub.n_connections())
+    }
+}

@@ -1,0 +1,156 @@
+//! One generation: a checked config with the plugins that belong to it.
+//!
+//! It never changes. A reload builds the next one whole, beside the running
+//! one, and swaps a pointer; a message sees one generation from start to end.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use crate::{
+    auth::Tokens,
+    config::{Config, RoomConfig, RouteConfig},
+    id,
+    plugin::{Hook, LoadError, Plugin, PluginHost},
+};
+
+/// A config in force, with its plugins.
+#[derive(Debug)]
+pub struct Generation {
+    /// Grows with each replacement, from 1.
+    pub number: id::Generation,
+    /// What the file says.
+    pub config: Config,
+    /// All plugins, in the order of the file.
+    pub plugins: Vec<Arc<Plugin>>,
+    /// The plugins of `auth.plugins`.
+    pub authenticators: Vec<Arc<Plugin>>,
+    /// Checks tokens, if there is a key.
+    pub tokens: Option<Tokens>,
+    /// By entry of `config.rooms`.
+    pipelines: Vec<Pipeline>,
+}
+
+/// The plugins of a room's entry, by hook and in order.
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    /// Asked about joins.
+    pub authorize: Vec<Arc<Plugin>>,
+    /// Asked about publishes.
+    pub authorize_publish: Vec<Arc<Plugin>>,
+    /// Asked about each message.
+    pub transform: Vec<Arc<Plugin>>,
+    /// Asked where each message goes.
+    pub route: Vec<Arc<Plugin>>,
+    /// Told who comes and goes.
+    pub observe: Vec<Arc<Plugin>>,
+    /// What messages are stamped with; empty unless the room asks for it.
+    pub stamp: Vec<(&'static str, String)>,
+}
+
+/// Everything that keeps a generation from going live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotBuilt(pub Vec<LoadError>);
+
+impl fmt::Display for NotBuilt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, error) in self.0.iter().enumerate() {
+            write!(f, "{}{error}", if n > 0 { "\n" } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NotBuilt {}
+
+impl Generation {
+    /// Loads the plugins of `config`, taking over those of `running` that did
+    /// not change. It computes for long: call it off the runtime's threads.
+    ///
+    /// # Errors
+    /// Every plugin that cannot be used, or lacks the hook that it is used for.
+    pub fn build(config: Config, host: &PluginHost, running: Option<&Self>) -> Result<Self, NotBuilt> {
+        let before = running.map_or(&[][..], |running| &running.plugins);
+        let plugins = host.load(&config.plugins, before).map_err(NotBuilt)?;
+        let by_name: HashMap<&str, &Arc<Plugin>> = plugins.iter().map(|plugin| (plugin.name(), plugin)).collect();
+        let errors = missing_hooks(&config, &by_name);
+        if !errors.is_empty() {
+            return Err(NotBuilt(errors));
+        }
+        let number = running.map_or(1, |running| running.number + 1);
+        let find = |name: &String| by_name.get(name.as_str()).map(|plugin| Arc::clone(plugin));
+        let authenticators = config.auth.plugins.iter().filter_map(find).collect();
+        let pipelines = config
+            .rooms
+            .iter()
+            .map(|room| Pipeline::new(room, number, &room.plugins.iter().filter_map(find).collect::<Vec<_>>()))
+            .collect();
+        let tokens = config.auth.jwt.as_ref().map(Tokens::new);
+        Ok(Self { number, config, plugins, authenticators, tokens, pipelines })
+    }
+
+    /// The entry that counts for a room, with its plugins.
+    #[must_use]
+    pub fn room(&self, name: &str) -> Option<(&RoomConfig, &Pipeline)> {
+        let at = self.config.rooms.iter().position(|room| room.pattern.matches(name))?;
+        Some((&self.config.rooms[at], &self.pipelines[at]))
+    }
+
+    /// The `[[routes]]` for a room.
+    pub fn routes(&self, room: &str) -> impl Iterator<Item = &RouteConfig> {
+        self.config.routes.iter().filter(move |route| route.pattern.matches(room))
+    }
+
+    /// The plugins that answer calls.
+    pub fn callees(&self) -> impl Iterator<Item = &Arc<Plugin>> {
+        self.plugins.iter().filter(|plugin| plugin.hooks().contains(&Hook::Call))
+    }
+
+    /// The plugins that are told of connections.
+    pub fn observers(&self) -> impl Iterator<Item = &Arc<Plugin>> {
+        self.plugins.iter().filter(|plugin| plugin.hooks().contains(&Hook::Observe))
+    }
+}
+
+impl Pipeline {
+    fn new(room: &RoomConfig, generation: id::Generation, plugins: &[Arc<Plugin>]) -> Self {
+        let with = |hook: Hook| plugins.iter().filter(|plugin| plugin.hooks().contains(&hook)).cloned().collect();
+        let stamp = if room.stamp {
+            let names: Vec<_> =
+                plugins.iter().map(|plugin| format!("{}@{}", plugin.name(), plugin.generation())).collect();
+            vec![("generation", generation.to_string()), ("plugins", names.join(" "))]
+        } else {
+            Vec::new()
+        };
+        Self {
+            authorize: with(Hook::Authorize),
+            authorize_publish: with(Hook::AuthorizePublish),
+            transform: with(Hook::Transform),
+            route: with(Hook::Route),
+            observe: with(Hook::Observe),
+            stamp,
+        }
+    }
+}
+
+/// A room that names a plugin without any hook of rooms would look guarded and
+/// be open, so that is an error.
+fn missing_hooks(config: &Config, plugins: &HashMap<&str, &Arc<Plugin>>) -> Vec<LoadError> {
+    let mut errors = Vec::new();
+    let mut check = |name: &String, usable: &[Hook], by: String| {
+        let Some(plugin) = plugins.get(name.as_str()) else { return };
+        if !plugin.hooks().iter().any(|hook| usable.contains(hook)) {
+            let wanted: Vec<_> = usable.iter().map(|hook| hook.interface()).collect();
+            let reason = format!("it has no hook that {by} could use; wanted: {}", wanted.join(", "));
+            errors.push(LoadError { plugin: name.clone(), reason });
+        }
+    };
+    for name in &config.auth.plugins {
+        check(name, &[Hook::Authenticate], "`auth.plugins`".into());
+    }
+    let of_rooms = [Hook::Authorize, Hook::AuthorizePublish, Hook::Transform, Hook::Route, Hook::Observe];
+    for room in &config.rooms {
+        for name in &room.plugins {
+            check(name, &of_rooms, format!("the rooms `{}`", room.pattern));
+        }
+    }
+    errors
+}

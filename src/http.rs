@@ -1,0 +1,226 @@
+//! Sockets in: the accept loop with its deadlines, and what HTTP answers.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router as Routes,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Request, Response, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_service::Service;
+
+use crate::{reload::Reloader, router::Router, session};
+
+mod pages;
+
+/// The head of a request, in bytes. Browsers send far less.
+const HEAD_MAX: usize = 16 << 10;
+
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+
+/// How long the accept loop rests when the process has no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What handlers need.
+#[derive(Debug, Clone)]
+pub struct Web {
+    /// For sessions.
+    pub router: Arc<Router>,
+    /// For the pages.
+    pub reloader: Arc<Reloader>,
+    /// Every session is in here, so that a drain can wait for it.
+    pub tasks: TaskTracker,
+    /// Begins the end.
+    pub stop: CancellationToken,
+}
+
+/// One accepted socket, counted until the last holder lets go.
+#[derive(Debug)]
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Accepts until `web.stop`, each connection in a task of its own.
+pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
+    let open = Arc::new(AtomicUsize::new(0));
+    let routes = routes(web.clone());
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .half_close(false);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = web.stop.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Most often no descriptors are left; those that are open go on.
+                tracing::error!(%error, "cannot accept; is the limit of open files (ulimit -n) too low?");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let guard = Arc::new(Open(Arc::clone(&open)));
+        if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections {
+            web.router.metrics.turned_away.inc();
+            continue;
+        }
+        web.router.metrics.accepted.inc();
+        // Frames are joined by us where that helps; the kernel must not wait.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let connection = serve_connection(&builder, stream, routes.clone(), guard);
+        let stop = web.stop.clone();
+        web.tasks.spawn(async move {
+            tokio::select! {
+                () = connection => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// One connection's HTTP; ends when it is upgraded, closed, or too slow.
+fn serve_connection(
+    builder: &http1::Builder,
+    stream: TcpStream,
+    routes: Routes,
+    guard: Arc<Open>,
+) -> impl Future<Output = ()> + use<> {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&guard));
+        let mut routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.call(request).await.unwrap_or_else(|never| match never {})) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "an HTTP connection ended early");
+        }
+    }
+}
+
+fn routes(web: Web) -> Routes {
+    let generation = web.router.generation();
+    let mut routes = Routes::new()
+        .route("/connection/websocket", get(upgrade))
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics));
+    if generation.config.server.try_page {
+        routes = routes.merge(pages::routes());
+    }
+    routes.with_state(web)
+}
+
+/// Whether a load balancer should send clients here.
+async fn ready(State(web): State<Web>) -> impl IntoResponse {
+    if web.stop.is_cancelled() { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ready\n") }
+}
+
+async fn metrics(State(web): State<Web>) -> Response<Body> {
+    if !web.router.generation().config.metrics.enabled {
+        return (StatusCode::NOT_FOUND, "metrics are off; see `metrics.enabled` in the config\n").into_response();
+    }
+    let hub = &web.router.hub;
+    let text = web.router.metrics.text(hub.n_connections(), hub.n_users(), hub.n_rooms());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// The WebSocket handshake, RFC 6455, section 4.2.
+async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response<Body> {
+    if !is_origin_allowed(request.headers(), &web.router.generation().config.server.allowed_origins) {
+        let text = "this origin may not connect; see `server.allowed_origins` in the config\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    let response = match tungstenite::handshake::server::create_response(&head) {
+        Ok(response) => response.map(|()| Body::empty()),
+        Err(error) => {
+            return (
+                StatusCode::UPGRADE_REQUIRED,
+                [(header::UPGRADE, "websocket"), (header::SEC_WEBSOCKET_VERSION, "13")],
+                format!("this is a WebSocket endpoint: {error}\n"),
+            )
+                .into_response();
+        }
+    };
+    let on_upgrade: OnUpgrade = hyper::upgrade::on(&mut request);
+    let guard = request.extensions_mut().remove::<Arc<Open>>();
+    web.tasks.spawn(async move {
+        let _open = guard;
+        let Ok(upgraded) = on_upgrade.await else { return };
+        // We accepted it as this, so it is this.
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        session::run(parts.io.into_inner(), parts.read_buf, web.router, web.stop).await;
+    });
+    response
+}
+
+/// A browser names the page that connects; a page of elsewhere must not use
+/// its visitor's reach (RFC 6455, section 10.2). Others send no origin.
+fn is_origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let Ok(origin) = origin.to_str() else { return false };
+    if allowed.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    // Our own pages: what the browser took them from is what it connects to.
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let own = origin.split_once("://").map(|(_, host)| host);
+    host.is_some() && host == own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_named_origins_and_our_own_pages_connect() {
+        let check = |origin: Option<&str>, host: &str, allowed: &[&str]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            is_origin_allowed(&headers, &allowed.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(check(None, "x", &[]));
+        assert!(check(Some("http://127.0.0.1:8000"), "127.0.0.1:8000", &[]));
+        assert!(!check(Some("http://127.0.0.1:8001"), "127.0.0.1:8000", &[]));
+        assert!(!check(Some("https://evil.example"), "good.example", &["https://good.example"]));
+        assert!(!check(Some("https://good.example.evil"), "x", &["https://good.example"]));
+        assert!(check(Some("https://Good.example"), "x", &["https://good.example"]));
+        assert!(check(Some("https://any.example"), "x", &["*"]));
+        assert!(!check(Some("null"), "x", &[]));
+    }
+}

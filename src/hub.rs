@@ -1,0 +1,378 @@
+//! Who is connected to this instance: connections, users and rooms, both
+//! ways; and the one way in which a push reaches them.
+//!
+//! Indexes are sharded by name and each shard has one short lock. Locks are
+//! taken in the order connection, shard, outbox, and never across an await.
+//! Frames are only appended to outboxes here; the [`Batch`] writes them.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::{
+    config::Pattern,
+    id::{ConnectionId, RoomName, UserId},
+    protocol::{Broadcast, Close, MemberInfo, Push},
+    session::{
+        flusher::Batch,
+        outbox::{Outbox, Pushed},
+    },
+};
+
+mod connection;
+mod room;
+
+pub use self::connection::{Connection, Membership};
+use self::room::{Member, Room};
+
+/// Enough that two threads seldom meet on one lock; a shard is small.
+const SHARDS: usize = 64;
+
+/// Each lock is held for one operation on one shard.
+type Shards<K, V> = Box<[Mutex<HashMap<K, V>>]>;
+
+/// The index of this instance.
+#[derive(Debug)]
+pub struct Hub {
+    hasher: RandomState,
+    rooms: Shards<RoomName, Room>,
+    users: Shards<UserId, Vec<Arc<Connection>>>,
+    connections: Shards<ConnectionId, Arc<Connection>>,
+    n_connections: AtomicUsize,
+    n_rooms: AtomicUsize,
+}
+
+/// How many connections a push reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// The frame waits in their outboxes.
+    pub queued: usize,
+    /// Their outboxes overflowed; they are being closed.
+    pub slow: usize,
+}
+
+impl std::ops::AddAssign for Delivered {
+    fn add_assign(&mut self, other: Self) {
+        self.queued += other.queued;
+        self.slow += other.slow;
+    }
+}
+
+/// Connections that have had a delivery, or shall not have it.
+#[derive(Debug, Default)]
+pub struct Seen(Option<HashSet<ConnectionId>>);
+
+impl Seen {
+    /// One that remembers whom it has seen.
+    #[must_use]
+    pub fn tracking() -> Self {
+        Self(Some(HashSet::new()))
+    }
+
+    /// Nobody gets it twice: false if it was seen before. Without tracking,
+    /// everybody is new.
+    fn is_new(&mut self, id: ConnectionId) -> bool {
+        self.0.as_mut().is_none_or(|seen| seen.insert(id))
+    }
+
+    /// Keeps somebody from getting it.
+    pub fn exclude(&mut self, id: ConnectionId) {
+        self.0.get_or_insert_default().insert(id);
+    }
+}
+
+/// Why somebody could not be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotAdded {
+    /// The user has as many connections, or the connection rooms, as allowed.
+    Limit,
+    /// It is in the room.
+    Already,
+    /// The connection ended meanwhile.
+    Gone,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn shards<T: Default>() -> Box<[Mutex<T>]> {
+    (0..SHARDS).map(|_| Mutex::default()).collect()
+}
+
+fn put(outbox: &Arc<Outbox>, frame: &Bytes, batch: &mut Batch<'_>) -> Delivered {
+    match outbox.put(frame, batch) {
+        Pushed::Schedule | Pushed::Queued => Delivered { queued: 1, slow: 0 },
+        Pushed::Overflow => Delivered { queued: 0, slow: 1 },
+        Pushed::Closed => Delivered::default(),
+    }
+}
+
+impl Hub {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            rooms: shards(),
+            users: shards(),
+            connections: shards(),
+            n_connections: AtomicUsize::new(0),
+            n_rooms: AtomicUsize::new(0),
+        }
+    }
+
+    fn at<'s, T>(&self, shards: &'s [Mutex<T>], name: &str) -> &'s Mutex<T> {
+        &shards[self.hasher.hash_one(name) as usize % SHARDS]
+    }
+
+    /// Takes a connection in, unless its user has `max` of them; an anonymous
+    /// one has no user to count for.
+    ///
+    /// # Errors
+    /// [`NotAdded::Limit`].
+    pub fn add(&self, connection: &Arc<Connection>, max: usize) -> Result<(), NotAdded> {
+        if !connection.user.is_empty() {
+            let mut users = self.at(&self.users, &connection.user).lock();
+            let devices = users.entry(Arc::clone(&connection.user)).or_default();
+            if devices.len() >= max {
+                return Err(NotAdded::Limit);
+            }
+            devices.push(Arc::clone(connection));
+        }
+        self.connections[connection.id.shard(SHARDS)].lock().insert(connection.id, Arc::clone(connection));
+        self.n_connections.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Forgets a connection and returns the rooms it was in. From here on no
+    /// room takes it in. A second call does nothing.
+    pub fn remove(&self, connection: &Connection) -> Vec<(RoomName, Membership)> {
+        let mut state = connection.state.lock();
+        if std::mem::replace(&mut state.is_gone, true) {
+            return Vec::new();
+        }
+        let rooms: Vec<_> = state.rooms.drain().collect();
+        for (room, _) in &rooms {
+            self.leave_index(room, connection.id);
+        }
+        drop(state);
+        if !connection.user.is_empty()
+            && let Entry::Occupied(mut devices) =
+                self.at(&self.users, &connection.user).lock().entry(Arc::clone(&connection.user))
+        {
+            devices.get_mut().retain(|device| device.id != connection.id);
+            if devices.get().is_empty() {
+                devices.remove();
+            }
+        }
+        if self.connections[connection.id.shard(SHARDS)].lock().remove(&connection.id).is_some() {
+            self.n_connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        rooms
+    }
+
+    /// Puts a connection into a room, unless it is in `max` rooms. Its own
+    /// `greeting` goes into its outbox right before the first thing that it
+    /// hears in there: clients drop what comes before they know that they are
+    /// in.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub fn join(
+        &self,
+        connection: &Arc<Connection>,
+        room: &RoomName,
+        membership: Membership,
+        max: usize,
+        greeting: Option<&Bytes>,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), NotAdded> {
+        let mut state = connection.state.lock();
+        if state.is_gone {
+            return Err(NotAdded::Gone);
+        }
+        if state.rooms.contains_key(room) {
+            return Err(NotAdded::Already);
+        }
+        if state.rooms.len() >= max {
+            return Err(NotAdded::Limit);
+        }
+        let member = Member {
+            id: connection.id,
+            encoding: connection.encoding,
+            outbox: Arc::clone(&connection.outbox),
+            connection: Arc::clone(connection),
+            room_info: Arc::clone(&membership.info),
+        };
+        state.rooms.insert(Arc::clone(room), membership);
+        let mut rooms = self.at(&self.rooms, room).lock();
+        let members = rooms.entry(Arc::clone(room)).or_insert_with(|| {
+            self.n_rooms.fetch_add(1, Ordering::Relaxed);
+            Room::default()
+        });
+        if let Some(greeting) = greeting {
+            put(&connection.outbox, greeting, batch);
+        }
+        members.join(member);
+        Ok(())
+    }
+
+    /// Takes a connection out of a room; None: it was not in there.
+    pub fn leave(&self, connection: &Connection, room: &str) -> Option<(RoomName, Membership)> {
+        let mut state = connection.state.lock();
+        let entry = state.rooms.remove_entry(room)?;
+        self.leave_index(room, connection.id);
+        Some(entry)
+    }
+
+    fn leave_index(&self, name: &str, id: ConnectionId) {
+        let mut rooms = self.at(&self.rooms, name).lock();
+        let Some(room) = rooms.get_mut(name) else { return };
+        room.leave(id);
+        if room.is_empty() {
+            rooms.remove(name);
+            self.n_rooms.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Appends a push to the outbox of each member of a room that has not
+    /// seen it.
+    pub fn deliver_room(
+        &self,
+        room: &str,
+        broadcast: &Broadcast<'_>,
+        seen: &mut Seen,
+        batch: &mut Batch<'_>,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        // Under the lock, so that all members see one order.
+        let rooms = self.at(&self.rooms, room).lock();
+        for member in rooms.get(room).map_or(&[][..], Room::members) {
+            if seen.is_new(member.id) {
+                delivered += put(&member.outbox, broadcast.frame(member.encoding), batch);
+            }
+        }
+        delivered
+    }
+
+    /// Tells the members of a room, but one, who came or went.
+    pub fn deliver_join_leave(&self, room: &str, push: Push<'_>, but: ConnectionId, batch: &mut Batch<'_>) {
+        let broadcast = Broadcast::new(push);
+        let rooms = self.at(&self.rooms, room).lock();
+        for member in rooms.get(room).map_or(&[][..], Room::members) {
+            if member.id != but {
+                put(&member.outbox, broadcast.frame(member.encoding), batch);
+            }
+        }
+    }
+
+    /// Appends a push to the outbox of each of `connections` that has not
+    /// seen it.
+    pub fn deliver_each<'c>(
+        &self,
+        connections: impl IntoIterator<Item = &'c Arc<Connection>>,
+        broadcast: &Broadcast<'_>,
+        seen: &mut Seen,
+        batch: &mut Batch<'_>,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        for connection in connections {
+            if seen.is_new(connection.id) {
+                delivered += put(&connection.outbox, broadcast.frame(connection.encoding), batch);
+            }
+        }
+        delivered
+    }
+
+    /// One connection.
+    #[must_use]
+    pub fn connection(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        self.connections[id.shard(SHARDS)].lock().get(&id).cloned()
+    }
+
+    /// All connections of a user.
+    #[must_use]
+    pub fn connections_of(&self, user: &str) -> Vec<Arc<Connection>> {
+        self.at(&self.users, user).lock().get(user).cloned().unwrap_or_default()
+    }
+
+    /// Every connection.
+    #[must_use]
+    pub fn all_connections(&self) -> Vec<Arc<Connection>> {
+        self.connections.iter().flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// The connections in a room.
+    #[must_use]
+    pub fn connections_in(&self, room: &str) -> Vec<Arc<Connection>> {
+        let rooms = self.at(&self.rooms, room).lock();
+        let members = rooms.get(room).map_or(&[][..], Room::members);
+        members.iter().map(|member| Arc::clone(&member.connection)).collect()
+    }
+
+    /// The rooms that have members and match.
+    #[must_use]
+    pub fn rooms_matching(&self, pattern: &Pattern) -> Vec<RoomName> {
+        let matching = |shard: &Mutex<HashMap<RoomName, Room>>| {
+            shard.lock().keys().filter(|room| pattern.matches(room)).cloned().collect::<Vec<_>>()
+        };
+        self.rooms.iter().flat_map(matching).collect()
+    }
+
+    /// At most `limit` members of a room.
+    #[must_use]
+    pub fn members(&self, room: &str, limit: usize) -> Vec<MemberInfo> {
+        let found: Vec<_> = {
+            let rooms = self.at(&self.rooms, room).lock();
+            let members = rooms.get(room).map_or(&[][..], Room::members);
+            let pair = |member: &Member| (Arc::clone(&member.connection), Arc::clone(&member.room_info));
+            members.iter().take(limit).map(pair).collect()
+        };
+        // A connection's lock comes before a shard's, so not under it.
+        found.into_iter().map(|(connection, room_info)| connection.as_member(room_info)).collect()
+    }
+
+    /// Connections and different users in a room.
+    #[must_use]
+    pub fn count(&self, room: &str) -> (usize, usize) {
+        let rooms = self.at(&self.rooms, room).lock();
+        rooms.get(room).map_or((0, 0), |room| (room.members().len(), room.n_users()))
+    }
+
+    /// Connections that are identified.
+    #[must_use]
+    pub fn n_connections(&self) -> usize {
+        self.n_connections.load(Ordering::Relaxed)
+    }
+
+    /// Rooms that have members.
+    #[must_use]
+    pub fn n_rooms(&self) -> usize {
+        self.n_rooms.load(Ordering::Relaxed)
+    }
+
+    /// Users that have connections.
+    #[must_use]
+    pub fn n_users(&self) -> usize {
+        self.users.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// Begins to end a connection; its session does the rest.
+    pub fn close(&self, connection: &Connection, close: Close) {
+        connection.outbox.close(close);
+    }
+}
+
+#[cfg(test)]
+mod tests;

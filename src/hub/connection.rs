@@ -1,0 +1,87 @@
+//! One identified connection, as the hub and the router see it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+
+use crate::{
+    id::{ConnectionId, RoomName, UserId},
+    plugin::Permission,
+    protocol::{Encoding, MemberInfo},
+    session::outbox::Outbox,
+};
+
+/// An open connection whose identity is known.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its id.
+    pub id: ConnectionId,
+    /// The id as clients and plugins see it.
+    pub id_text: Box<str>,
+    /// Empty for an anonymous one.
+    pub user: UserId,
+    /// The wire it speaks.
+    pub encoding: Encoding,
+    /// Where its frames go.
+    pub outbox: Arc<Outbox>,
+    /// Taken before a room's lock, never the other way round.
+    pub(super) state: Mutex<State>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// JSON that presence and plugins see; may be empty.
+    pub(super) info: Arc<str>,
+    pub(super) rooms: HashMap<RoomName, Membership>,
+    /// It is gone from the hub, and no room may take it in any more.
+    pub(super) is_gone: bool,
+}
+
+/// What a connection may do in a room that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// May it publish?
+    pub publish: Permission,
+    /// May it ask who is here?
+    pub presence: Permission,
+    /// JSON shown beside it in this room; may be empty.
+    pub info: Arc<str>,
+}
+
+impl Connection {
+    /// A connection that is in no room yet.
+    #[must_use]
+    pub fn new(id: ConnectionId, user: UserId, info: Arc<str>, encoding: Encoding, outbox: Arc<Outbox>) -> Self {
+        let state = State { info, rooms: HashMap::new(), is_gone: false };
+        Self { id, id_text: id.to_string().into(), user, encoding, outbox, state: Mutex::new(state) }
+    }
+
+    /// What it may do in a room; None: it is not in there.
+    #[must_use]
+    pub fn membership(&self, room: &str) -> Option<Membership> {
+        self.state.lock().rooms.get(room).cloned()
+    }
+
+    /// In how many rooms it is.
+    #[must_use]
+    pub fn n_rooms(&self) -> usize {
+        self.state.lock().rooms.len()
+    }
+
+    /// The JSON that others see of it.
+    #[must_use]
+    pub fn info(&self) -> Arc<str> {
+        Arc::clone(&self.state.lock().info)
+    }
+
+    /// Replaces that JSON from now on.
+    pub fn set_info(&self, info: Arc<str>) {
+        self.state.lock().info = info;
+    }
+
+    /// How others see it in a room.
+    #[must_use]
+    pub fn as_member(&self, room_info: Arc<str>) -> MemberInfo {
+        MemberInfo { connection: self.id_text.to_string(), user: Arc::clone(&self.user), info: self.info(), room_info }
+    }
+}

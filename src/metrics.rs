@@ -1,0 +1,210 @@
+//! Every metric, with its name in this one place.
+//!
+//! No label holds what a client chose: no room, no user, no connection.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::plugin::{FailureKind, Hook};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HookLabels {
+    plugin: String,
+    hook: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    plugin: String,
+    hook: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PluginLabel {
+    plugin: String,
+}
+
+/// All counters. A clone counts into the same ones.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// TCP connections taken in.
+    pub accepted: Counter,
+    /// TCP connections turned away at the limit.
+    pub turned_away: Counter,
+    /// Open sockets, identified or not.
+    pub sockets: Gauge,
+    connections: Gauge,
+    users: Gauge,
+    rooms: Gauge,
+    closes: Family<CodeLabel, Counter>,
+    commands: Family<KindLabel, Counter>,
+    refusals: Family<CodeLabel, Counter>,
+    /// Messages of clients and plugins that were taken for delivery.
+    pub published: Counter,
+    /// Frames put into outboxes by messages.
+    pub deliveries: Counter,
+    /// Actions of plugins that could not be performed.
+    pub actions_failed: Counter,
+    hook_seconds: Family<HookLabels, Histogram, fn() -> Histogram>,
+    plugin_failures: Family<FailureLabels, Counter>,
+    plugin_generation: Family<PluginLabel, Gauge>,
+    reloads: Family<OutcomeLabel, Counter>,
+    /// The pipeline's generation.
+    pub generation: Gauge,
+}
+
+fn hook_histogram() -> Histogram {
+    // 1 us to 262 ms, each four times the one before.
+    Histogram::new(exponential_buckets(1e-6, 4.0, 10))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Arc::default(),
+            accepted: Counter::default(),
+            turned_away: Counter::default(),
+            sockets: Gauge::default(),
+            connections: Gauge::default(),
+            users: Gauge::default(),
+            rooms: Gauge::default(),
+            closes: Family::default(),
+            commands: Family::default(),
+            refusals: Family::default(),
+            published: Counter::default(),
+            deliveries: Counter::default(),
+            actions_failed: Counter::default(),
+            hook_seconds: Family::new_with_constructor(hook_histogram),
+            plugin_failures: Family::default(),
+            plugin_generation: Family::default(),
+            reloads: Family::default(),
+            generation: Gauge::default(),
+        };
+        let mut registry = Registry::with_prefix("wayleave");
+        let m = &metrics;
+        registry.register("accepted", "TCP connections taken in", m.accepted.clone());
+        registry.register("turned_away", "TCP connections turned away at limits.connections", m.turned_away.clone());
+        registry.register("sockets", "Open WebSockets, identified or not", m.sockets.clone());
+        registry.register("connections", "Identified connections", m.connections.clone());
+        registry.register("users", "Users with a connection", m.users.clone());
+        registry.register("rooms", "Rooms with a member", m.rooms.clone());
+        registry.register("closes", "Ended connections by close code", m.closes.clone());
+        registry.register("commands", "Commands of clients by kind", m.commands.clone());
+        registry.register("refusals", "Error replies by code", m.refusals.clone());
+        registry.register("messages", "Messages taken for delivery", m.published.clone());
+        registry.register("deliveries", "Frames put into outboxes by messages", m.deliveries.clone());
+        registry.register("actions_failed", "Actions of plugins that could not be performed", m.actions_failed.clone());
+        registry.register_with_unit("plugin_call", "Time in plugins by hook", Unit::Seconds, m.hook_seconds.clone());
+        registry.register("plugin_failures", "Failed calls of plugins", m.plugin_failures.clone());
+        registry.register("plugin_generation", "How often a plugin was replaced", m.plugin_generation.clone());
+        registry.register("reloads", "Reloads by outcome", m.reloads.clone());
+        registry.register("generation", "Generation of the pipeline", m.generation.clone());
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// A connection ended.
+    pub fn closed(&self, code: u16) {
+        self.closes.get_or_create(&CodeLabel { code: code.into() }).inc();
+    }
+
+    /// A command came in.
+    pub fn command(&self, kind: &'static str) {
+        self.commands.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// An error reply went out. A plugin's own codes are counted as one.
+    pub fn refused(&self, code: u32) {
+        let code = if (400..=1999).contains(&code) { 400 } else { code };
+        self.refusals.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    /// A reload ended.
+    pub fn reloaded(&self, outcome: &'static str) {
+        self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// This plugin is live with this generation.
+    pub fn plugin_is_live(&self, plugin: &str, generation: u64) {
+        let gauge = self.plugin_generation.get_or_create(&PluginLabel { plugin: plugin.to_owned() });
+        gauge.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// The handles of one plugin at one hook, looked up once.
+    #[must_use]
+    pub fn hook(&self, plugin: &str, hook: Hook) -> HookMetrics {
+        let labels = HookLabels { plugin: plugin.to_owned(), hook: hook.key() };
+        let seconds = self.hook_seconds.get_or_create(&labels).clone();
+        HookMetrics { failures: self.plugin_failures.clone(), plugin: plugin.to_owned(), hook, seconds }
+    }
+
+    /// What `/metrics` answers, with these counts of the hub.
+    #[must_use]
+    pub fn text(&self, connections: usize, users: usize, rooms: usize) -> String {
+        let number = |n| i64::try_from(n).unwrap_or(i64::MAX);
+        self.connections.set(number(connections));
+        self.users.set(number(users));
+        self.rooms.set(number(rooms));
+        let mut text = String::new();
+        // Writing into a String does not fail.
+        encode(&mut text, &self.registry).expect("metrics become text");
+        text
+    }
+}
+
+/// Counts the calls of one plugin at one hook.
+#[derive(Debug)]
+pub struct HookMetrics {
+    failures: Family<FailureLabels, Counter>,
+    plugin: String,
+    hook: Hook,
+    seconds: Histogram,
+}
+
+impl HookMetrics {
+    /// A call took this long.
+    pub fn observe(&self, took: Duration) {
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A call failed.
+    pub fn failed(&self, kind: FailureKind) {
+        let labels = FailureLabels { plugin: self.plugin.clone(), hook: self.hook.key(), kind: kind.key() };
+        self.failures.get_or_create(&labels).inc();
+    }
+}

@@ -1,0 +1,341 @@
+//! User code: components that decide, each behind its grants and limits.
+//!
+//! A [`PluginHost`] makes plugins from files; a [`Plugin`] answers hooks. What
+//! they are asked and what they answer are the plain types of [`types`]; a
+//! plugin never acts on the gateway, it returns what it wants done.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+
+mod engine;
+mod guest;
+mod host;
+mod kv;
+mod load;
+pub mod types;
+mod v0_1_0;
+
+use self::{
+    guest::{Guest, GuestError, Program},
+    host::HostState,
+    v0_1_0::Functions,
+};
+pub use self::{
+    load::LoadError,
+    types::{
+        Action, Admission, Answer, Authentication, Caller, Delivery, EventView, Failure, FailureKind, Grant, HelloView,
+        Hook, Identity, JoinView, MessageView, Permission, Policy, Routing, Terms, Verdict,
+    },
+};
+use crate::{
+    config::PluginConfig,
+    id::Generation,
+    metrics::{HookMetrics, Metrics},
+    protocol::{MemberInfo, Payload, Refusal},
+};
+
+/// What the `lookup` import reads. It answers from memory, at once.
+pub trait Lookup: Send + Sync + fmt::Debug {
+    /// Connections and different users in a room.
+    fn count(&self, room: &str) -> (usize, usize);
+    /// At most `limit` members.
+    fn members(&self, room: &str, limit: usize) -> Vec<MemberInfo>;
+    /// Ids of a user's connections.
+    fn connections(&self, user: &str) -> Vec<String>;
+}
+
+/// What all plugins share behind their imports.
+struct Environment {
+    stores: kv::Stores,
+    lookup: Arc<dyn Lookup>,
+    started: Instant,
+}
+
+/// Makes plugins. One for the life of the process.
+pub struct PluginHost {
+    engine: wasmtime::Engine,
+    environment: Arc<Environment>,
+    metrics: Metrics,
+    /// Generations so far, by plugin.
+    generations: Mutex<HashMap<String, Generation>>,
+}
+
+impl fmt::Debug for PluginHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PluginHost").finish_non_exhaustive()
+    }
+}
+
+impl PluginHost {
+    /// `cache`: a folder for compiled code, or None to compile at each start.
+    ///
+    /// # Errors
+    /// If wasm cannot be run here, or the folder cannot be used.
+    pub fn open(cache: Option<&Path>, lookup: Arc<dyn Lookup>, metrics: Metrics) -> anyhow::Result<Self> {
+        let environment = Environment { stores: kv::Stores::default(), lookup, started: Instant::now() };
+        Ok(Self {
+            engine: engine::open(cache)?,
+            environment: Arc::new(environment),
+            metrics,
+            generations: Mutex::default(),
+        })
+    }
+
+    /// Loads the plugins of a config, in its order. One of `running` that has
+    /// the same content and config is taken over with its warm guests. It may
+    /// compute for seconds: call it off the runtime's threads.
+    ///
+    /// # Errors
+    /// Every plugin that cannot be used, with its reason.
+    pub fn load(&self, configs: &[PluginConfig], running: &[Arc<Plugin>]) -> Result<Vec<Arc<Plugin>>, Vec<LoadError>> {
+        let mut plugins = Vec::new();
+        let mut errors = Vec::new();
+        for config in configs {
+            match self.load_one(config, running) {
+                Ok(plugin) => plugins.push(plugin),
+                Err(reason) => errors.push(LoadError { plugin: config.name.clone(), reason }),
+            }
+        }
+        if errors.is_empty() { Ok(plugins) } else { Err(errors) }
+    }
+
+    fn load_one(&self, config: &PluginConfig, running: &[Arc<Plugin>]) -> Result<Arc<Plugin>, String> {
+        let source = load::read(config)?;
+        let same = |plugin: &&Arc<Plugin>| plugin.hash == source.hash && plugin.program.config == *config;
+        if let Some(plugin) = running.iter().find(same) {
+            return Ok(Arc::clone(plugin));
+        }
+        let started = Instant::now();
+        let (program, guest) = load::compile(&self.engine, config, &source, &self.environment)?;
+        let hooks = program.indices.hooks();
+        let generation = {
+            let mut generations = self.generations.lock();
+            let generation = generations.entry(config.name.clone()).or_default();
+            *generation += 1;
+            *generation
+        };
+        tracing::info!(
+            plugin = config.name,
+            generation,
+            hash = &source.hash.to_hex()[..12],
+            hooks = hooks.iter().map(|hook| hook.interface()).collect::<Vec<_>>().join(" "),
+            took = ?started.elapsed(),
+            "loaded"
+        );
+        Ok(Arc::new(Plugin {
+            hash: source.hash,
+            generation,
+            metrics: Hook::ALL
+                .iter()
+                .map(|hook| hooks.contains(hook).then(|| self.metrics.hook(&config.name, *hook)))
+                .collect(),
+            hooks,
+            idle: Mutex::new(vec![guest]),
+            program,
+            stuck: AtomicU64::new(0),
+            failures: AtomicUsize::new(0),
+        }))
+    }
+}
+
+/// Warm guests that are kept. Calls run on the runtime's threads, so there is
+/// no use for more than those, and few machines have more.
+const IDLE_MAX: usize = 64;
+
+/// Calls after a timeout for which the plugin counts as stuck.
+const STUCK_FOR: u64 = 1_000;
+
+/// A loaded plugin of one generation.
+pub struct Plugin {
+    program: Program,
+    hash: blake3::Hash,
+    generation: Generation,
+    hooks: Vec<Hook>,
+    /// By hook, for those that it has.
+    metrics: Vec<Option<HookMetrics>>,
+    /// Held for a push or a pop.
+    idle: Mutex<Vec<Guest>>,
+    /// Calls until it is trusted again not to block its thread.
+    stuck: AtomicU64,
+    failures: AtomicUsize,
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("name", &self.name())
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    /// As the config calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.program.name
+    }
+
+    /// How often this plugin has been replaced, from 1.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Of the file's content, in hexadecimal.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        self.hash.to_hex().to_string()
+    }
+
+    /// The hooks that it exports.
+    #[must_use]
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// Failed calls so far.
+    #[must_use]
+    pub fn failures(&self) -> usize {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// What holds when it fails at a hook.
+    #[must_use]
+    pub fn policy(&self, hook: Hook) -> Policy {
+        self.program.config.on_failure.get(&hook).copied().unwrap_or(Policy::Closed)
+    }
+
+    /// Who is this?
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn authenticate(&self, hello: HelloView<'_>) -> Result<Authentication, Failure> {
+        self.call(Hook::Authenticate, |functions, store| functions.authenticate(store, hello))
+    }
+
+    /// May it join?
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn join(&self, who: Caller<'_>, join: JoinView<'_>) -> Result<Admission, Failure> {
+        self.call(Hook::Authorize, |functions, store| functions.join(store, who, join))
+    }
+
+    /// May it publish this? Err inside Ok: no.
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn publish(&self, sender: Caller<'_>, message: MessageView<'_>) -> Result<Result<(), Refusal>, Failure> {
+        self.call(Hook::AuthorizePublish, |functions, store| functions.publish(store, sender, message))
+    }
+
+    /// What becomes of this message?
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn transform(&self, sender: Caller<'_>, message: MessageView<'_>) -> Result<Verdict, Failure> {
+        self.call(Hook::Transform, |functions, store| functions.transform(store, sender, message))
+    }
+
+    /// Who gets it?
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn route(&self, sender: Caller<'_>, message: MessageView<'_>) -> Result<Routing, Failure> {
+        let max = self.program.config.targets;
+        self.call(Hook::Route, |functions, store| functions.route(store, sender, message, max))
+    }
+
+    /// This happened.
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn observe(&self, who: Caller<'_>, event: EventView<'_>) -> Result<Vec<Action>, Failure> {
+        let max = self.program.config.targets;
+        self.call(Hook::Observe, |functions, store| functions.observe(store, who, event, max))
+    }
+
+    /// A client calls.
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn answer(&self, caller: Caller<'_>, method: &str, payload: &Payload) -> Result<Answer, Failure> {
+        let max = self.program.config.targets;
+        self.call(Hook::Call, |functions, store| functions.call(store, caller, method, payload, max))
+    }
+
+    fn call<A>(
+        &self,
+        hook: Hook,
+        function: impl FnOnce(&Functions, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
+    ) -> Result<A, Failure> {
+        let metrics = self.metrics[hook as usize].as_ref();
+        let started = Instant::now();
+        let result = if self.stuck.load(Ordering::Relaxed) == 0 {
+            self.call_guest(function)
+        } else {
+            // It may sit on its thread for its whole timeout; let the other
+            // tasks of the thread go elsewhere. Costs little, so for a while.
+            self.stuck.fetch_sub(1, Ordering::Relaxed);
+            without_blocking(|| self.call_guest(function))
+        };
+        if let Some(metrics) = metrics {
+            metrics.observe(started.elapsed());
+        }
+        result.map_err(|(kind, reason)| {
+            if let Some(metrics) = metrics {
+                metrics.failed(kind);
+            }
+            if kind == FailureKind::Timeout {
+                self.stuck.store(STUCK_FOR, Ordering::Relaxed);
+            }
+            let failure = Failure { plugin: self.name().to_owned(), hook, kind, reason };
+            // Once a power of two: a plugin that always fails must not fill
+            // the log.
+            let n = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+            if n.is_power_of_two() {
+                tracing::warn!(plugin = failure.plugin, %hook, failures = n, "{}", failure.reason);
+            }
+            failure
+        })
+    }
+
+    fn call_guest<A>(
+        &self,
+        function: impl FnOnce(&Functions, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
+    ) -> Result<A, GuestError> {
+        let idle = self.idle.lock().pop();
+        let mut guest = match idle {
+            Some(guest) => guest,
+            None => Guest::start(&self.program)?,
+        };
+        // On an error the guest is dropped here, and its store with it.
+        let answer = guest.call(&self.program.config, function)?;
+        if !guest.is_worn(&self.program.config) {
+            let mut idle = self.idle.lock();
+            if idle.len() < IDLE_MAX {
+                idle.push(guest);
+            }
+        }
+        Ok(answer)
+    }
+}
+
+fn without_blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}

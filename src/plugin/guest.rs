@@ -1,0 +1,131 @@
+//! One live copy of a plugin: a store of its own, limits, and a deadline for
+//! each call. After any failure it is thrown away with its store.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use wasmtime::{Store, Trap, component::InstancePre};
+
+use super::{
+    Environment, engine,
+    host::{HostState, LogBudget, TooManyHostCalls},
+    types::FailureKind,
+    v0_1_0::{BadAnswer, Functions, Indices},
+};
+use crate::config::PluginConfig;
+
+/// What guests are made from: compiled, linked and checked once.
+pub(super) struct Program {
+    pub(super) name: Arc<str>,
+    pub(super) config: PluginConfig,
+    pub(super) pre: InstancePre<HostState>,
+    pub(super) indices: Indices,
+    /// The settings as JSON.
+    pub(super) settings: String,
+    pub(super) environment: Arc<Environment>,
+    pub(super) log: Arc<LogBudget>,
+}
+
+/// A warm guest.
+pub(super) struct Guest {
+    store: Store<HostState>,
+    functions: Functions,
+    calls: u64,
+}
+
+/// What went wrong inside, for people, and its kind.
+pub(super) type GuestError = (FailureKind, String);
+
+impl Guest {
+    /// A fresh one, after its `init`.
+    pub(super) fn start(program: &Program) -> Result<Self, GuestError> {
+        let config = &program.config;
+        let state = HostState::new(&program.name, config, &program.environment, &program.log);
+        let mut store = Store::new(program.pre.engine(), state);
+        store.limiter(|state| &mut state.limits);
+        store.set_hostcall_fuel(config.answer_size);
+        arm(&mut store, config.init_timeout, config.host_calls);
+        let start = |store: &mut Store<HostState>| {
+            let instance = program.pre.instantiate(&mut *store)?;
+            let functions = Functions::load(&program.indices, store, &instance)?;
+            let ready = functions.init(store, &program.settings)?;
+            Ok((functions, ready))
+        };
+        match guard(|| start(&mut store)) {
+            Ok((functions, Ok(()))) => Ok(Self { store, functions, calls: 0 }),
+            Ok((_, Err(why))) => Err((FailureKind::Start, format!("`init` says: {why}"))),
+            Err(error) => {
+                let (kind, reason) = explain(&error, &store, config.init_timeout);
+                Err((kind, format!("a guest does not start: {reason}")))
+            }
+        }
+    }
+
+    /// Runs the plugin's own test, if it has one.
+    pub(super) fn self_test(&mut self, config: &PluginConfig) -> Result<(), GuestError> {
+        arm(&mut self.store, config.init_timeout, config.host_calls);
+        match guard(|| self.functions.self_test(&mut self.store)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err((FailureKind::Start, format!("the self-test says: {why}"))),
+            Err(error) => Err(explain(&error, &self.store, config.init_timeout)),
+        }
+    }
+
+    /// One call of a hook. After an error the guest must not be used again.
+    pub(super) fn call<A>(
+        &mut self,
+        config: &PluginConfig,
+        hook: impl FnOnce(&Functions, &mut Store<HostState>) -> wasmtime::Result<A>,
+    ) -> Result<A, GuestError> {
+        self.calls += 1;
+        arm(&mut self.store, config.timeout, config.host_calls);
+        guard(|| hook(&self.functions, &mut self.store)).map_err(|error| explain(&error, &self.store, config.timeout))
+    }
+
+    /// True if a fresh one should take its place: it has served long, or its
+    /// memory, which never shrinks, has grown past half of the limit.
+    pub(super) fn is_worn(&self, config: &PluginConfig) -> bool {
+        self.calls >= config.recycle_after || (self.calls > 1 && self.store.data().limits.used > config.memory / 4 * 3)
+    }
+}
+
+fn arm(store: &mut Store<HostState>, timeout: Duration, host_calls: u64) {
+    store.set_epoch_deadline(engine::ticks(timeout));
+    let state = store.data_mut();
+    state.calls_left = host_calls;
+    state.limits.refused = false;
+}
+
+/// wasmtime has had panics on hostile answers; one of them must cost a call
+/// and not a thread.
+fn guard<A>(call: impl FnOnce() -> wasmtime::Result<A>) -> wasmtime::Result<A> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(wasmtime::format_err!("the plugin host panicked")))
+}
+
+fn explain(error: &wasmtime::Error, store: &Store<HostState>, timeout: Duration) -> GuestError {
+    let config_says = |key: &str| format!(" (the config's `{key}` bounds it)");
+    if let Some(bad) = error.downcast_ref::<BadAnswer>() {
+        return (FailureKind::Answer, bad.to_string());
+    }
+    if error.downcast_ref::<TooManyHostCalls>().is_some() {
+        return (FailureKind::HostCalls, TooManyHostCalls.to_string());
+    }
+    if error.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
+        let text = format!("it took longer than {}", humantime::format_duration(timeout));
+        return (FailureKind::Timeout, text + &config_says("timeout"));
+    }
+    if store.data().limits.refused {
+        return (FailureKind::Memory, format!("it wanted more memory than it may have{}", config_says("memory")));
+    }
+    let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    if text.contains("hostcall fuel") || text.contains("fuel allocated for hostcalls") {
+        return (FailureKind::Answer, format!("an answer or argument is too large{}", config_says("answer_size")));
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => (FailureKind::Trap, trap.to_string()),
+        None => (FailureKind::Answer, text),
+    }
+}

@@ -1,0 +1,205 @@
+//! From a file to a program that guests can be made of, or the reason why
+//! not. Everything that can be known before the first message is checked here.
+
+use std::{fs::File, io::Read, path::Path, sync::Arc};
+
+use wasmtime::{
+    Engine,
+    component::{Component, Linker},
+};
+use wit_component::ComponentEncoder;
+
+use super::{
+    Environment,
+    guest::{Guest, Program},
+    host::{self, LogBudget},
+    types::{Grant, Hook},
+    v0_1_0::{self, Indices},
+};
+use crate::config::PluginConfig;
+
+/// A larger file is no plugin. The largest script engines are at 20 MiB.
+const FILE_MAX: u64 = 64 << 20;
+
+/// The package of our interfaces, before the slash.
+const PACKAGE: &str = "wayleave:plugin";
+
+/// A plugin that cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("plugin `{plugin}`: {reason}")]
+pub struct LoadError {
+    /// Which plugin.
+    pub plugin: String,
+    /// What is wrong, and what to do about it where that can be said.
+    pub reason: String,
+}
+
+/// The bytes of a plugin, read once; what is hashed is what is compiled.
+pub(super) struct Source {
+    pub(super) hash: blake3::Hash,
+    bytes: Vec<u8>,
+}
+
+/// Reads a plugin's file.
+pub(super) fn read(config: &PluginConfig) -> Result<Source, String> {
+    let file = config.file();
+    let name = file.display();
+    let hint = if config.is_source() {
+        format!("; build it first: `wayleave plugin build {}` (or `wayleave dev`)", config.path.display())
+    } else {
+        String::new()
+    };
+    // A pipe or device would block for ever, so the kind comes before opening.
+    let metadata = std::fs::metadata(&file).map_err(|error| format!("`{name}` cannot be read: {error}{hint}"))?;
+    if !metadata.is_file() {
+        return Err(format!("`{name}` is not a file"));
+    }
+    if metadata.len() > FILE_MAX {
+        return Err(format!("`{name}` has {} bytes; a plugin has at most {FILE_MAX}", metadata.len()));
+    }
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    File::open(&file)
+        .and_then(|opened| opened.take(FILE_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("`{name}` cannot be read: {error}"))?;
+    Ok(Source { hash: blake3::hash(&bytes), bytes })
+}
+
+/// Compiles and checks. It may take seconds of computing, so it must not run
+/// on the runtime's threads.
+pub(super) fn compile(
+    engine: &Engine,
+    config: &PluginConfig,
+    source: &Source,
+    environment: &Arc<Environment>,
+) -> Result<(Program, Guest), String> {
+    // A decoder of hostile bytes may panic; that is a bad file, not the end.
+    let attempt = || try_compile(engine, config, source, environment);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt))
+        .unwrap_or_else(|_| Err("the compiler panicked on it".into()))
+}
+
+fn try_compile(
+    engine: &Engine,
+    config: &PluginConfig,
+    source: &Source,
+    environment: &Arc<Environment>,
+) -> Result<(Program, Guest), String> {
+    let bytes = componentize(&source.bytes, &config.file())?;
+    let component =
+        Component::from_binary(engine, &bytes).map_err(|error| format!("it does not compile: {}", chain(&error)))?;
+    check_imports(engine, &component, &config.grants)?;
+    let exported = check_exports(engine, &component)?;
+    let mut linker = Linker::new(engine);
+    host::link(&mut linker, &config.grants).map_err(|error| chain(&error))?;
+    let pre = linker.instantiate_pre(&component).map_err(|error| format!("it does not link: {}", chain(&error)))?;
+    let indices = Indices::new(&pre, |interface| exported.iter().any(|name| name == interface))
+        .map_err(|error| format!("its exports do not fit: {}", chain(&error)))?;
+    if indices.hooks().is_empty() {
+        let names: Vec<_> = Hook::ALL.iter().map(|hook| hook.interface()).collect();
+        return Err(format!("it has no hook; a plugin exports some of {}", names.join(", ")));
+    }
+    let program = Program {
+        name: config.name.as_str().into(),
+        config: config.clone(),
+        pre,
+        indices,
+        settings: config.settings.to_string(),
+        environment: Arc::clone(environment),
+        log: Arc::new(LogBudget::new(config.log_rate)),
+    };
+    let mut guest = Guest::start(&program).map_err(|(_, reason)| reason)?;
+    guest.self_test(config).map_err(|(_, reason)| reason)?;
+    Ok((program, guest))
+}
+
+fn chain(error: &wasmtime::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Makes a component of what is in the file: text, a core module that embeds
+/// its component type, or a component already.
+fn componentize(bytes: &[u8], file: &Path) -> Result<Vec<u8>, String> {
+    let binary = if file.extension().is_some_and(|extension| extension == "wat") {
+        wat::parse_bytes(bytes).map_err(|error| format!("its text does not parse: {error}"))?.into_owned()
+    } else {
+        bytes.to_owned()
+    };
+    match binary.get(..8) {
+        Some([b'\0', b'a', b's', b'm', 1, 0, 0, 0]) => ComponentEncoder::default()
+            .validate(true)
+            .module(&binary)
+            .and_then(|mut encoder| encoder.encode())
+            .map_err(|error| format!("it is a core module that cannot become a component: {error:#}")),
+        Some([b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0]) => Ok(binary),
+        _ => Err(format!("`{}` is not WebAssembly", file.display())),
+    }
+}
+
+/// Splits `wayleave:plugin/log@0.1.0` into interface and version.
+fn ours(name: &str) -> Option<(&str, &str)> {
+    let rest = name.strip_prefix(PACKAGE)?.strip_prefix('/')?;
+    Some(rest.split_once('@').unwrap_or((rest, "")))
+}
+
+fn check_version(name: &str, version: &str) -> Result<(), String> {
+    let compatible = |version: &str| version.rsplit_once('.').map(|(start, _)| start.to_owned());
+    if compatible(version) == compatible(v0_1_0::VERSION) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{name}` is of version `{version}` of the plugin interface, and this gateway speaks {}; build it against wit/{0}",
+        v0_1_0::VERSION
+    ))
+}
+
+/// Each import must be one of ours and granted; all that are not are named.
+fn check_imports(engine: &Engine, component: &Component, grants: &[Grant]) -> Result<(), String> {
+    let mut missing = Vec::new();
+    let kind = component.component_type();
+    for (name, _) in kind.imports(engine) {
+        let Some((interface, version)) = ours(name) else {
+            return Err(if name.starts_with("wasi:") {
+                format!("it imports `{name}`, and plugins get no WASI; build it without (see docs/plugins.md)")
+            } else {
+                format!("it imports `{name}`, which this gateway does not have")
+            });
+        };
+        check_version(name, version)?;
+        // Types alone are no capability, wherever they are declared.
+        if interface == "types" {
+            continue;
+        }
+        match Grant::from_name(interface) {
+            Some(grant) if grants.contains(&grant) => {}
+            Some(_) => missing.push(interface),
+            None => return Err(format!("it imports `{name}`, which this gateway does not have")),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<_> = missing.iter().map(|name| format!("\"{name}\"")).collect();
+    Err(format!(
+        "it imports what it was not granted: {0}; add {1} to its `grants`",
+        missing.join(", "),
+        list.join(", ")
+    ))
+}
+
+/// The names of our interfaces that it exports. A mistyped hook must not count
+/// as a hook that is not there, so an unknown name is an error.
+fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<String>, String> {
+    let mut exported = Vec::new();
+    let kind = component.component_type();
+    for (name, _) in kind.exports(engine) {
+        let Some((interface, version)) = ours(name) else { continue };
+        check_version(name, version)?;
+        let known = Hook::ALL.iter().map(|hook| hook.interface()).chain(["lifecycle", "self-test"]);
+        if !known.clone().any(|known| known == interface) {
+            let near = known.min_by_key(|known| strsim::damerau_levenshtein(known, interface)).unwrap_or_default();
+            return Err(format!("it exports `{name}`, which is no hook; did you mean `{near}`?"));
+        }
+        exported.push(interface.to_owned());
+    }
+    Ok(exported)
+}

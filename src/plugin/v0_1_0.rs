@@ -1,0 +1,406 @@
+//! The bindings of `wit/0.1.0`, and the conversions to and from the types
+//! that the router knows. A later version gets a module like this one.
+
+use serde::de::IgnoredAny;
+use wasmtime::{
+    Store,
+    component::{Instance, InstancePre},
+};
+
+use super::{
+    host::HostState,
+    types::{
+        Action, Admission, Answer, Authentication, Caller, Delivery, EventView, HelloView, Hook, Identity, JoinView,
+        MessageView, Permission, Routing, Terms, Verdict,
+    },
+};
+use crate::{
+    config::Target,
+    protocol::{Close, Payload, Refusal},
+};
+
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "wit/0.1.0",
+        world: "wayleave:plugin/all",
+        ownership: Borrowing { duplicate_if_necessary: true },
+        imports: { default: trappable },
+    });
+}
+
+pub(super) use bindings::wayleave;
+use bindings::{exports::wayleave::plugin as hooks, wayleave::plugin::types as wit};
+
+/// The version that this module speaks.
+pub(super) const VERSION: &str = "0.1.0";
+
+/// An answer that has the right type and still makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct BadAnswer(String);
+
+/// Where a plugin's functions are, found once for each component.
+#[derive(Clone)]
+pub(super) struct Indices {
+    lifecycle: Option<hooks::lifecycle::GuestIndices>,
+    self_test: Option<hooks::self_test::GuestIndices>,
+    authenticate: Option<hooks::authenticate::GuestIndices>,
+    authorize: Option<hooks::authorize::GuestIndices>,
+    authorize_publish: Option<hooks::authorize_publish::GuestIndices>,
+    transform: Option<hooks::transform::GuestIndices>,
+    route: Option<hooks::route::GuestIndices>,
+    observe: Option<hooks::observe::GuestIndices>,
+    call: Option<hooks::call::GuestIndices>,
+}
+
+impl Indices {
+    /// `has` says which interfaces the component exports by name; each of
+    /// them must then have what it should.
+    pub(super) fn new(pre: &InstancePre<HostState>, has: impl Fn(&str) -> bool) -> wasmtime::Result<Self> {
+        macro_rules! find {
+            ($module:ident, $name:literal) => {
+                has($name).then(|| hooks::$module::GuestIndices::new(pre)).transpose()?
+            };
+        }
+        Ok(Self {
+            lifecycle: find!(lifecycle, "lifecycle"),
+            self_test: find!(self_test, "self-test"),
+            authenticate: find!(authenticate, "authenticate"),
+            authorize: find!(authorize, "authorize"),
+            authorize_publish: find!(authorize_publish, "authorize-publish"),
+            transform: find!(transform, "transform"),
+            route: find!(route, "route"),
+            observe: find!(observe, "observe"),
+            call: find!(call, "call"),
+        })
+    }
+
+    pub(super) fn hooks(&self) -> Vec<Hook> {
+        let has = |hook: &&Hook| match hook {
+            Hook::Authenticate => self.authenticate.is_some(),
+            Hook::Authorize => self.authorize.is_some(),
+            Hook::AuthorizePublish => self.authorize_publish.is_some(),
+            Hook::Transform => self.transform.is_some(),
+            Hook::Route => self.route.is_some(),
+            Hook::Observe => self.observe.is_some(),
+            Hook::Call => self.call.is_some(),
+        };
+        Hook::ALL.iter().filter(has).copied().collect()
+    }
+}
+
+/// A live guest's functions, with their types checked.
+pub(super) struct Functions {
+    lifecycle: Option<hooks::lifecycle::Guest>,
+    self_test: Option<hooks::self_test::Guest>,
+    authenticate: Option<hooks::authenticate::Guest>,
+    authorize: Option<hooks::authorize::Guest>,
+    authorize_publish: Option<hooks::authorize_publish::Guest>,
+    transform: Option<hooks::transform::Guest>,
+    route: Option<hooks::route::Guest>,
+    observe: Option<hooks::observe::Guest>,
+    call: Option<hooks::call::Guest>,
+}
+
+type GuestStore = Store<HostState>;
+
+fn absent() -> wasmtime::Error {
+    wasmtime::format_err!("the plugin does not have this hook")
+}
+
+impl Functions {
+    pub(super) fn load(indices: &Indices, store: &mut GuestStore, instance: &Instance) -> wasmtime::Result<Self> {
+        macro_rules! load {
+            ($field:ident, $interface:literal) => {
+                match &indices.$field {
+                    Some(found) => Some(found.load(&mut *store, instance).map_err(|error| {
+                        error.context(format!("`{}` does not have the type of version {VERSION}", $interface))
+                    })?),
+                    None => None,
+                }
+            };
+        }
+        Ok(Self {
+            lifecycle: load!(lifecycle, "lifecycle"),
+            self_test: load!(self_test, "self-test"),
+            authenticate: load!(authenticate, "authenticate"),
+            authorize: load!(authorize, "authorize"),
+            authorize_publish: load!(authorize_publish, "authorize-publish"),
+            transform: load!(transform, "transform"),
+            route: load!(route, "route"),
+            observe: load!(observe, "observe"),
+            call: load!(call, "call"),
+        })
+    }
+
+    /// Err inside Ok: the plugin says that it is not ready.
+    pub(super) fn init(&self, store: &mut GuestStore, settings: &str) -> wasmtime::Result<Result<(), String>> {
+        self.lifecycle.as_ref().map_or(Ok(Ok(())), |hook| hook.call_init(store, settings).map(Into::into))
+    }
+
+    /// Err inside Ok: the plugin says that it does not work.
+    pub(super) fn self_test(&self, store: &mut GuestStore) -> wasmtime::Result<Result<(), String>> {
+        self.self_test.as_ref().map_or(Ok(Ok(())), |hook| hook.call_run(store).map(Into::into))
+    }
+
+    pub(super) fn authenticate(
+        &self,
+        store: &mut GuestStore,
+        hello: HelloView<'_>,
+    ) -> wasmtime::Result<Authentication> {
+        let hook = self.authenticate.as_ref().ok_or_else(absent)?;
+        let HelloView { connection, token, data, name, version } = hello;
+        let data = data.map(wit::PayloadParam::Text);
+        let hello = hooks::authenticate::Hello { connection, token, data, name, version, attributes: &[] };
+        Ok(match hook.call_authenticate(store, hello)? {
+            hooks::authenticate::Authentication::Accept(identity) => Authentication::Accept(Identity {
+                info: json_or_empty(identity.info)?,
+                user: identity.user,
+                rooms: identity.rooms,
+                expires_at: (identity.expires_at > 0).then_some(identity.expires_at),
+            }),
+            hooks::authenticate::Authentication::Refuse(refusal) => Authentication::Refuse(refusal.into()),
+            hooks::authenticate::Authentication::Abstain => Authentication::Abstain,
+        })
+    }
+
+    pub(super) fn join(
+        &self,
+        store: &mut GuestStore,
+        who: Caller<'_>,
+        join: JoinView<'_>,
+    ) -> wasmtime::Result<Admission> {
+        let hook = self.authorize.as_ref().ok_or_else(absent)?;
+        let JoinView { room, token, data } = join;
+        let data = data.map(wit::PayloadParam::Text);
+        let request = hooks::authorize::JoinRequest { room, token, data, attributes: &[] };
+        Ok(match hook.call_join(store, who.into(), request)? {
+            hooks::authorize::Admission::Allow(terms) => Admission::Allow(Terms {
+                publish: terms.publish.into(),
+                presence: terms.presence.into(),
+                info: json_or_empty(terms.info)?,
+                data: terms.data.map(|data| json_text(data.into())).transpose()?,
+            }),
+            hooks::authorize::Admission::Refuse(refusal) => Admission::Refuse(refusal.into()),
+        })
+    }
+
+    /// Err inside Ok: the message is refused.
+    pub(super) fn publish(
+        &self,
+        store: &mut GuestStore,
+        sender: Caller<'_>,
+        message: MessageView<'_>,
+    ) -> wasmtime::Result<Result<(), Refusal>> {
+        let hook = self.authorize_publish.as_ref().ok_or_else(absent)?;
+        Ok(match hook.call_publish(store, sender.into(), message.into())? {
+            hooks::authorize_publish::Permit::Allow => Ok(()),
+            hooks::authorize_publish::Permit::Refuse(refusal) => Err(refusal.into()),
+        })
+    }
+
+    pub(super) fn transform(
+        &self,
+        store: &mut GuestStore,
+        sender: Caller<'_>,
+        message: MessageView<'_>,
+    ) -> wasmtime::Result<Verdict> {
+        let hook = self.transform.as_ref().ok_or_else(absent)?;
+        Ok(match hook.call_transform(store, sender.into(), message.into())? {
+            hooks::transform::Verdict::Pass => Verdict::Pass,
+            hooks::transform::Verdict::Replace(payload) => Verdict::Replace(checked(payload.into())?),
+            hooks::transform::Verdict::Drop => Verdict::Drop,
+            hooks::transform::Verdict::Refuse(refusal) => Verdict::Refuse(refusal.into()),
+        })
+    }
+
+    pub(super) fn route(
+        &self,
+        store: &mut GuestStore,
+        sender: Caller<'_>,
+        message: MessageView<'_>,
+        max: usize,
+    ) -> wasmtime::Result<Routing> {
+        let hook = self.route.as_ref().ok_or_else(absent)?;
+        Ok(match hook.call_route(store, sender.into(), message.into())? {
+            hooks::route::Routing::Pass => Routing::Pass,
+            hooks::route::Routing::Add(list) => Routing::Add(deliveries(list, max)?),
+            hooks::route::Routing::Replace(list) => Routing::Replace(deliveries(list, max)?),
+            hooks::route::Routing::Refuse(refusal) => Routing::Refuse(refusal.into()),
+        })
+    }
+
+    pub(super) fn observe(
+        &self,
+        store: &mut GuestStore,
+        who: Caller<'_>,
+        event: EventView<'_>,
+        max: usize,
+    ) -> wasmtime::Result<Vec<Action>> {
+        let hook = self.observe.as_ref().ok_or_else(absent)?;
+        let EventView { kind, room } = event;
+        let event = hooks::observe::Event { kind, who: who.into(), room, attributes: &[] };
+        Ok(actions(hook.call_observe(store, event)?, max)?)
+    }
+
+    pub(super) fn call(
+        &self,
+        store: &mut GuestStore,
+        caller: Caller<'_>,
+        method: &str,
+        payload: &Payload,
+        max: usize,
+    ) -> wasmtime::Result<Answer> {
+        let hook = self.call.as_ref().ok_or_else(absent)?;
+        Ok(match hook.call_call(store, caller.into(), method, payload.into())? {
+            hooks::call::Answer::Reply(reply) => {
+                Answer::Reply(json_text(reply.payload.into())?, actions(reply.actions, max)?)
+            }
+            hooks::call::Answer::Refuse(refusal) => Answer::Refuse(refusal.into()),
+            hooks::call::Answer::Unknown => Answer::Unknown,
+        })
+    }
+}
+
+/// A payload that clients can be sent: a text must be one JSON value.
+fn checked(payload: Payload) -> Result<Payload, BadAnswer> {
+    match &payload {
+        Payload::Text(text) if serde_json::from_str::<IgnoredAny>(text).is_err() => {
+            Err(BadAnswer(format!("a text payload must be one JSON value, and {} is not", excerpt(text))))
+        }
+        _ => Ok(payload),
+    }
+}
+
+fn json_text(payload: Payload) -> Result<String, BadAnswer> {
+    Ok(checked(payload)?.to_json().into_owned())
+}
+
+fn json_or_empty(text: String) -> Result<String, BadAnswer> {
+    if text.is_empty() || serde_json::from_str::<IgnoredAny>(&text).is_ok() {
+        return Ok(text);
+    }
+    Err(BadAnswer(format!("`info` must be JSON or empty, and {} is neither", excerpt(&text))))
+}
+
+fn excerpt(text: &str) -> String {
+    format!("{:?}", &text[..text.floor_char_boundary(60)])
+}
+
+fn deliveries(list: Vec<wit::Delivery>, max: usize) -> Result<Vec<Delivery>, BadAnswer> {
+    let n = list.iter().map(|delivery| 1 + delivery.to.len() + delivery.except.len()).sum::<usize>();
+    if n > max.saturating_mul(2) || list.iter().map(|delivery| delivery.to.len()).sum::<usize>() > max {
+        return Err(BadAnswer(format!("more targets than `targets` ({max}) allows")));
+    }
+    list.into_iter().map(delivery).collect()
+}
+
+fn delivery(delivery: wit::Delivery) -> Result<Delivery, BadAnswer> {
+    Ok(Delivery {
+        to: delivery.to.into_iter().map(Into::into).collect(),
+        except: delivery.except.into_iter().map(Into::into).collect(),
+        payload: delivery.payload.map(|payload| checked(payload.into())).transpose()?,
+    })
+}
+
+fn actions(list: Vec<wit::Action>, max: usize) -> Result<Vec<Action>, BadAnswer> {
+    let targets = |action: &wit::Action| match action {
+        wit::Action::Send(delivery) => 1 + delivery.to.len() + delivery.except.len(),
+        _ => 1,
+    };
+    if list.iter().map(targets).sum::<usize>() > max {
+        return Err(BadAnswer(format!("more targets and actions than `targets` ({max}) allows")));
+    }
+    let action = |action| {
+        Ok(match action {
+            wit::Action::Send(send) => Action::Send(delivery(send)?),
+            wit::Action::Join(join) => Action::Join { who: join.who.into(), room: join.room },
+            wit::Action::Leave(leave) => Action::Leave { who: leave.who.into(), room: leave.room },
+            wit::Action::SetInfo(change) => {
+                Action::SetInfo { connection: change.connection, info: json_or_empty(change.info)? }
+            }
+            wit::Action::Disconnect(end) => {
+                Action::Disconnect { who: end.who.into(), close: Close::from_plugin(end.code, &end.reason) }
+            }
+        })
+    };
+    list.into_iter().map(action).collect()
+}
+
+impl From<hooks::lifecycle::Readiness> for Result<(), String> {
+    fn from(readiness: hooks::lifecycle::Readiness) -> Self {
+        match readiness {
+            hooks::lifecycle::Readiness::Ready => Ok(()),
+            hooks::lifecycle::Readiness::Failed(why) => Err(why),
+        }
+    }
+}
+
+impl<'a> From<Caller<'a>> for wit::Client<'a> {
+    fn from(caller: Caller<'a>) -> Self {
+        let Caller { connection, user, info } = caller;
+        Self { connection, user, info, attributes: &[] }
+    }
+}
+
+impl<'a> From<MessageView<'a>> for wit::Message<'a> {
+    fn from(message: MessageView<'a>) -> Self {
+        let MessageView { id, room, payload } = message;
+        Self { id, room, payload: payload.into(), attributes: &[] }
+    }
+}
+
+impl<'a> From<&'a Payload> for wit::PayloadParam<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        match payload {
+            Payload::Text(text) => Self::Text(text),
+            Payload::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}
+
+impl From<wit::PayloadResult> for Payload {
+    fn from(payload: wit::PayloadResult) -> Self {
+        match payload {
+            wit::PayloadResult::Text(text) => Self::Text(text),
+            wit::PayloadResult::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}
+
+impl From<Payload> for wit::PayloadResult {
+    fn from(payload: Payload) -> Self {
+        match payload {
+            Payload::Text(text) => Self::Text(text),
+            Payload::Binary(bytes) => Self::Binary(bytes),
+        }
+    }
+}
+
+impl From<wit::Refusal> for Refusal {
+    fn from(refusal: wit::Refusal) -> Self {
+        Self::from_plugin(refusal.code, &refusal.reason, refusal.temporary)
+    }
+}
+
+impl From<wit::Target> for Target {
+    fn from(target: wit::Target) -> Self {
+        match target {
+            wit::Target::Room(name) => Self::Room(name),
+            wit::Target::User(name) => Self::User(name),
+            wit::Target::Connection(name) => Self::Connection(name),
+            wit::Target::Pattern(name) => Self::Pattern(name),
+            wit::Target::Everyone => Self::Everyone,
+        }
+    }
+}
+
+impl From<hooks::authorize::Permission> for Permission {
+    fn from(permission: hooks::authorize::Permission) -> Self {
+        match permission {
+            hooks::authorize::Permission::Configured => Self::Configured,
+            hooks::authorize::Permission::Granted => Self::Granted,
+            hooks::authorize::Permission::Denied => Self::Denied,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The Centrifuge protocol, version 2, as JSON.
+//!
+//! Many commands may share a frame, one a line; so may replies. A reply
+//! carries the `id` of its command, a push has none, and the empty object is
+//! a ping in one direction and its answer in the other.
+
+use std::{borrow::Cow, io::Write};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Command, Hello, MemberInfo, Push, Refusal, Reply, Request, Welcome, frame};
+
+#[derive(Deserialize)]
+struct WireCommand<'a> {
+    #[serde(default)]
+    id: u32,
+    #[serde(borrow, default)]
+    connect: Option<WireConnect<'a>>,
+    #[serde(borrow, default)]
+    subscribe: Option<WireSubscribe<'a>>,
+    #[serde(borrow, default)]
+    unsubscribe: Option<WireChannel<'a>>,
+    #[serde(borrow, default)]
+    publish: Option<WirePublish<'a>>,
+    #[serde(borrow, default)]
+    presence: Option<WireChannel<'a>>,
+    #[serde(borrow, default)]
+    presence_stats: Option<WireChannel<'a>>,
+    #[serde(borrow, default)]
+    rpc: Option<WireRpc<'a>>,
+    #[serde(borrow, default)]
+    send: Option<WireSend<'a>>,
+    #[serde(default)]
+    ping: Option<Empty>,
+    #[serde(default)]
+    history: Option<Empty>,
+    #[serde(default)]
+    refresh: Option<Empty>,
+    #[serde(default)]
+    sub_refresh: Option<Empty>,
+}
+
+#[derive(Deserialize)]
+struct Empty {}
+
+#[derive(Deserialize)]
+struct WireConnect<'a> {
+    #[serde(borrow, default)]
+    token: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    version: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct WireSubscribe<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(borrow, default)]
+    token: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireChannel<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct WirePublish<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireRpc<'a> {
+    #[serde(borrow, default)]
+    method: Cow<'a, str>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct WireSend<'a> {
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+/// A frame that is not the protocol; the connection ends with 3501.
+#[derive(Debug, thiserror::Error)]
+#[error("not a command of the Centrifuge protocol: {0}")]
+pub struct NotTheProtocol(String);
+
+/// The commands in a frame, in order. Blank lines count for nothing; a frame
+/// without any command is not the protocol.
+///
+/// # Errors
+/// Each line may be refused on its own.
+pub fn decode(text: &str) -> impl Iterator<Item = Result<Request<'_>, NotTheProtocol>> {
+    let lines = || text.lines().filter(|line| !line.trim_ascii().is_empty());
+    let nothing = lines().next().is_none();
+    nothing.then(|| Err(NotTheProtocol("an empty frame".into()))).into_iter().chain(lines().map(decode_command))
+}
+
+fn raw(value: Option<&RawValue>) -> Option<&str> {
+    value.map(RawValue::get)
+}
+
+fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
+    let wire: WireCommand<'_> = serde_json::from_str(line).map_err(|error| NotTheProtocol(error.to_string()))?;
+    let id = wire.id;
+    let is_offered_not = wire.history.is_some() || wire.refresh.is_some() || wire.sub_refresh.is_some();
+    let command = if let Some(connect) = wire.connect {
+        let WireConnect { token, data, name, version } = connect;
+        Command::Connect(Hello { token, data: raw(data), name, version })
+    } else if let Some(subscribe) = wire.subscribe {
+        Command::Join { room: subscribe.channel, token: subscribe.token, data: raw(subscribe.data) }
+    } else if let Some(unsubscribe) = wire.unsubscribe {
+        Command::Leave { room: unsubscribe.channel }
+    } else if let Some(publish) = wire.publish {
+        let data = publish.data.ok_or_else(|| NotTheProtocol("publish without data".into()))?;
+        Command::Publish { room: publish.channel, data: data.get() }
+    } else if let Some(presence) = wire.presence {
+        Command::Presence { room: presence.channel }
+    } else if let Some(stats) = wire.presence_stats {
+        Command::PresenceStats { room: stats.channel }
+    } else if let Some(rpc) = wire.rpc {
+        Command::Call { method: rpc.method, data: raw(rpc.data) }
+    } else if let Some(send) = wire.send {
+        Command::Send { data: raw(send.data) }
+    } else if wire.ping.is_some() {
+        Command::Ping
+    } else if id == 0 && !is_offered_not {
+        if !is_empty_object(line) {
+            return Err(NotTheProtocol("a command without id and known name".into()));
+        }
+        Command::Pong
+    } else {
+        Command::Unsupported
+    };
+    // Only `send` and the pong go without a reply, and so without an id.
+    if id == 0 && !matches!(command, Command::Send { .. } | Command::Pong) {
+        return Err(NotTheProtocol("a command without id".into()));
+    }
+    Ok(Request { id, command })
+}
+
+fn is_empty_object(line: &str) -> bool {
+    line.bytes().filter(|byte| !byte.is_ascii_whitespace()).eq(*b"{}")
+}
+
+#[derive(Serialize)]
+struct WireInfo<'a> {
+    client: &'a str,
+    user: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn_info: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chan_info: Option<&'a RawValue>,
+}
+
+impl<'a> From<&'a MemberInfo> for WireInfo<'a> {
+    fn from(member: &'a MemberInfo) -> Self {
+        // Both were checked to be JSON when they came in.
+        let raw = |text: &'a str| serde_json::from_str(text).ok();
+        Self {
+            client: &member.connection,
+            user: &member.user,
+            conn_info: raw(&member.info),
+            chan_info: raw(&member.room_info),
+        }
+    }
+}
+
+/// Appends a value as JSON.
+fn json(buffer: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // Texts, numbers and raw JSON into memory: there is nothing to fail.
+    serde_json::to_writer(buffer, value).expect("plain values become JSON");
+}
+
+/// Appends a JSON text as it is, without the line breaks that would end the
+/// command in a frame of several. In JSON they are only ever blanks.
+fn raw_json(buffer: &mut Vec<u8>, text: &str) {
+    if text.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        buffer.extend(text.bytes().filter(|byte| !matches!(byte, b'\n' | b'\r')));
+    } else {
+        buffer.extend_from_slice(text.as_bytes());
+    }
+}
+
+fn info(buffer: &mut Vec<u8>, member: &MemberInfo) {
+    json(buffer, &WireInfo::from(member));
+}
+
+/// The frame of a refusal.
+#[must_use]
+pub fn encode_refusal(id: u32, refusal: &Refusal) -> Bytes {
+    frame::text(|buffer| {
+        let _infallible = write!(buffer, r#"{{"id":{id},"error":{{"code":{},"message":"#, refusal.code);
+        json(buffer, &refusal.reason);
+        buffer.extend_from_slice(if refusal.temporary { br#","temporary":true}}"# } else { b"}}" });
+    })
+}
+
+/// The frame of a reply.
+#[must_use]
+pub fn encode_reply(id: u32, reply: &Reply<'_>) -> Bytes {
+    frame::text(|buffer| {
+        let _infallible = write!(buffer, r#"{{"id":{id},"#);
+        encode_result(buffer, reply);
+        buffer.push(b'}');
+    })
+}
+
+fn encode_result(buffer: &mut Vec<u8>, reply: &Reply<'_>) {
+    match reply {
+        Reply::Connected(welcome) => encode_welcome(buffer, welcome),
+        Reply::Joined { data } => {
+            buffer.extend_from_slice(br#""subscribe":{"#);
+            if let Some(data) = data {
+                buffer.extend_from_slice(br#""data":"#);
+                raw_json(buffer, data);
+            }
+            buffer.push(b'}');
+        }
+        Reply::Left => buffer.extend_from_slice(br#""unsubscribe":{}"#),
+        Reply::Published => buffer.extend_from_slice(br#""publish":{}"#),
+        Reply::Presence(members) => {
+            buffer.extend_from_slice(br#""presence":{"presence":{"#);
+            for (n, member) in members.iter().enumerate() {
+                if n > 0 {
+                    buffer.push(b',');
+                }
+                json(buffer, &member.connection);
+                buffer.push(b':');
+                info(buffer, member);
+            }
+            buffer.extend_from_slice(b"}}");
+        }
+        Reply::PresenceStats { connections, users } => {
+            let _infallible = write!(buffer, r#""presence_stats":{{"num_clients":{connections},"num_users":{users}}}"#);
+        }
+        Reply::Called(data) => {
+            buffer.extend_from_slice(br#""rpc":{"data":"#);
+            raw_json(buffer, data);
+            buffer.push(b'}');
+        }
+        Reply::Pong => buffer.extend_from_slice(br#""ping":{}"#),
+    }
+}
+
+fn encode_welcome(buffer: &mut Vec<u8>, welcome: &Welcome<'_>) {
+    let Welcome { connection, instance, ping, pong, rooms } = welcome;
+    let version = concat!("wayleave ", env!("CARGO_PKG_VERSION"));
+    let _infallible = write!(
+        buffer,
+        r#""connect":{{"client":"{connection}","version":"{version}","ping":{ping},"pong":{pong},"node":"{instance}""#
+    );
+    if !rooms.is_empty() {
+        buffer.extend_from_slice(br#","subs":{"#);
+        for (n, (room, data)) in rooms.iter().enumerate() {
+            if n > 0 {
+                buffer.push(b',');
+            }
+            json(buffer, room.as_ref());
+            buffer.extend_from_slice(b":{");
+            if let Some(data) = data {
+                buffer.extend_from_slice(br#""data":"#);
+                raw_json(buffer, data);
+            }
+            buffer.push(b'}');
+        }
+        buffer.push(b'}');
+    }
+    buffer.push(b'}');
+}
+
+/// The frame of a push.
+#[must_use]
+pub fn encode_push(push: &Push<'_>) -> Bytes {
+    frame::text(|buffer| {
+        let open = |buffer: &mut Vec<u8>, room: &str, kind: &str| {
+            buffer.extend_from_slice(br#"{"push":{"channel":"#);
+            json(buffer, room);
+            let _infallible = write!(buffer, r#","{kind}":{{"#);
+        };
+        match push {
+            Push::Ping => {
+                buffer.extend_from_slice(b"{}");
+                return;
+            }
+            Push::Message(data) => {
+                buffer.extend_from_slice(br#"{"push":{"message":{"data":"#);
+                raw_json(buffer, data);
+            }
+            Push::Publication { room, data, sender, tags } => {
+                open(buffer, room, "pub");
+                buffer.extend_from_slice(br#""data":"#);
+                raw_json(buffer, data);
+                if let Some(sender) = sender {
+                    buffer.extend_from_slice(br#","info":"#);
+                    info(buffer, sender);
+                }
+                if !tags.is_empty() {
+                    buffer.extend_from_slice(br#","tags":{"#);
+                    for (n, (name, value)) in tags.iter().enumerate() {
+                        let _infallible = write!(buffer, r#"{}"{name}":"#, if n > 0 { "," } else { "" });
+                        json(buffer, value);
+                    }
+                    buffer.push(b'}');
+                }
+            }
+            Push::Joined { room, member } | Push::Left { room, member } => {
+                open(buffer, room, if matches!(push, Push::Joined { .. }) { "join" } else { "leave" });
+                buffer.extend_from_slice(br#""info":"#);
+                info(buffer, member);
+            }
+            Push::YouJoined { room, data } => {
+                open(buffer, room, "subscribe");
+                if let Some(data) = data {
+                    buffer.extend_from_slice(br#""data":"#);
+                    raw_json(buffer, data);
+                }
+            }
+            Push::YouLeft { room, code, reason } => {
+                open(buffer, room, "unsubscribe");
+                let _infallible = write!(buffer, r#""code":{code},"reason":"#);
+                json(buffer, reason);
+            }
+        }
+        buffer.extend_from_slice(b"}}}");
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+use super::*;
+
+#[track_caller]
+fn check_text(frame: &Bytes, expected: &str) {
+    let start = match frame[1] {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    assert_eq!(std::str::from_utf8(&frame[start..]).unwrap(), expected);
+}
+
+#[track_caller]
+fn check_refused(text: &str, reason: &str) {
+    let error = decode(text).find_map(Result::err).unwrap_or_else(|| panic!("{text:?} was accepted"));
+    assert!(error.to_string().contains(reason), "{error}");
+}
+
+#[test]
+fn several_commands_share_a_frame() {
+    let text = "{\"id\":1,\"connect\":{\"token\":\"t\\n\",\"data\":{\"a\": 1}}}\n\n{\"id\":2,\"subscribe\":{\"channel\":\"r\"}}\n{}";
+    let requests: Vec<_> = decode(text).map(Result::unwrap).collect();
+    assert_eq!(requests.len(), 3);
+    let Command::Connect(hello) = &requests[0].command else { panic!("{requests:?}") };
+    assert_eq!((hello.token.as_ref(), hello.data), ("t\n", Some("{\"a\": 1}")));
+    assert!(matches!(&requests[1].command, Command::Join { room, .. } if room == "r"));
+    assert!(matches!(requests[2].command, Command::Pong));
+}
+
+#[test]
+fn what_is_not_the_protocol_is_refused_with_a_reason() {
+    check_refused("", "empty frame");
+    check_refused("\n \n", "empty frame");
+    check_refused("hello", "expected value");
+    check_refused("[]", "expected");
+    check_refused("{\"id\":-1}", "invalid");
+    check_refused("{\"id\":1,\"connect\":5}", "invalid type");
+    check_refused("{\"id\":1,\"publish\":{\"channel\":\"x\"}}", "without data");
+    check_refused("{\"subscribe\":{\"channel\":\"x\"}}", "without id");
+    check_refused("{\"what\":{}}", "known name");
+    check_refused("{\"id\":1,\"ping\":{}}\n{\"id\":2", "EOF");
+}
+
+#[test]
+fn a_command_that_nobody_knows_is_unsupported_and_not_silence() {
+    for text in ["{\"id\":1,\"what\":{}}", "{\"id\":1,\"history\":{\"channel\":\"x\"}}", "{\"id\":3,\"refresh\":{}}"] {
+        let request = decode(text).next().unwrap().unwrap();
+        assert!(matches!(request.command, Command::Unsupported), "{text}");
+    }
+}
+
+#[test]
+fn pushes_and_replies_have_their_shape() {
+    let member = MemberInfo {
+        connection: "c".into(),
+        user: "ada".into(),
+        info: "{\"name\":\"Ada\"}".into(),
+        room_info: "".into(),
+    };
+    let push = Push::Publication {
+        room: "chat:\"1\"",
+        data: "{\"a\":\n1}",
+        sender: Some(&member),
+        tags: &[("generation", "7".into())],
+    };
+    check_text(
+        &encode_push(&push),
+        r#"{"push":{"channel":"chat:\"1\"","pub":{"data":{"a":1},"info":{"client":"c","user":"ada","conn_info":{"name":"Ada"}},"tags":{"generation":"7"}}}}"#,
+    );
+    check_text(
+        &encode_push(&Push::Left { room: "r", member: &member }),
+        r#"{"push":{"channel":"r","leave":{"info":{"client":"c","user":"ada","conn_info":{"name":"Ada"}}}}}"#,
+    );
+    check_text(
+        &encode_push(&Push::YouLeft { room: "r", code: 2000, reason: "bye" }),
+        r#"{"push":{"channel":"r","unsubscribe":{"code":2000,"reason":"bye"}}}"#,
+    );
+    check_text(&encode_push(&Push::Message("1")), r#"{"push":{"message":{"data":1}}}"#);
+    check_text(&encode_push(&Push::Ping), "{}");
+    check_text(
+        &encode_refusal(3, &Refusal::TOO_MANY_REQUESTS),
+        r#"{"id":3,"error":{"code":111,"message":"too many requests","temporary":true}}"#,
+    );
+    check_text(
+        &encode_reply(1, &Reply::Presence(vec![member])),
+        r#"{"id":1,"presence":{"presence":{"c":{"client":"c","user":"ada","conn_info":{"name":"Ada"}}}}}"#,
+    );
+    check_text(&encode_reply(9, &Reply::Joined { data: None }), r#"{"id":9,"subscribe":{}}"#);
+}

@@ -1,0 +1,137 @@
+//! Tells when files have changed and have come to rest.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Reloader;
+
+/// Editors and compilers write a file in several steps.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Between two looks at a file that must find it unchanged.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// Watches files by their folders: a replaced file is another one, and a watch
+/// on the old one would see nothing any more.
+pub struct Watcher {
+    watcher: RecommendedWatcher,
+    folders: BTreeSet<PathBuf>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    changed: Notify,
+    /// Which paths count. Held for one look-up.
+    counts: Mutex<Filter>,
+}
+
+type Filter = Box<dyn Fn(&Path) -> bool + Send>;
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").field("folders", &self.folders).finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// Watches nothing yet.
+    ///
+    /// # Errors
+    /// If the system gives no watches.
+    pub fn new() -> notify::Result<Self> {
+        let shared = Arc::new(Shared { changed: Notify::new(), counts: Mutex::new(Box::new(|_| false)) });
+        let told = Arc::clone(&shared);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let counts = |event: &Event| {
+                !matches!(event.kind, EventKind::Access(_)) && {
+                    let counts = told.counts.lock();
+                    event.paths.iter().any(|path| counts(path))
+                }
+            };
+            // An error means that events were lost: look.
+            if event.as_ref().map_or(true, counts) {
+                told.changed.notify_one();
+            }
+        })?;
+        Ok(Self { watcher, folders: BTreeSet::new(), shared })
+    }
+
+    /// From here on watches these folders, and of what is in them the paths
+    /// that count.
+    pub fn watch(
+        &mut self,
+        folders: BTreeSet<PathBuf>,
+        mode: RecursiveMode,
+        counts: impl Fn(&Path) -> bool + Send + 'static,
+    ) {
+        *self.shared.counts.lock() = Box::new(counts);
+        for gone in self.folders.difference(&folders) {
+            // It may not exist any more, and then there is nothing to end.
+            let _gone = self.watcher.unwatch(gone);
+        }
+        for new in folders.difference(&self.folders) {
+            if let Err(error) = self.watcher.watch(new, mode) {
+                tracing::warn!(folder = %new.display(), %error, "cannot be watched; changes in there are not seen");
+            }
+        }
+        self.folders = folders;
+    }
+
+    /// Waits until something has changed and nothing has for a while.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+        while tokio::time::timeout(DEBOUNCE, self.shared.changed.notified()).await.is_ok() {}
+    }
+
+    /// Reloads whenever the config or a plugin's file has changed; ends with
+    /// `stop`.
+    pub async fn run(mut self, reloader: Arc<Reloader>, stop: CancellationToken) {
+        loop {
+            let files = files(&reloader);
+            let folders = files.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
+            let counted = files.clone();
+            self.watch(folders, RecursiveMode::NonRecursive, move |path| counted.contains(path));
+            tokio::select! {
+                () = self.changed() => {}
+                () = stop.cancelled() => return,
+            }
+            while !is_settled(&files).await {}
+            reloader.reload("a file has changed").await;
+        }
+    }
+}
+
+/// The files that a generation is made of.
+fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
+    let generation = reloader.running();
+    let plugins = generation.config.plugins.iter().map(crate::config::PluginConfig::file);
+    // What a config that failed to load would add is seen when the config
+    // itself changes next.
+    plugins.chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name))
+}
+
+/// True if none of the files changes between two looks.
+pub async fn is_settled(files: &BTreeSet<PathBuf>) -> bool {
+    let look = || -> Vec<Option<(u64, Option<SystemTime>)>> {
+        let state = |file: &PathBuf| file.metadata().ok().map(|data| (data.len(), data.modified().ok()));
+        files.iter().map(state).collect()
+    };
+    let before = look();
+    tokio::time::sleep(SETTLE).await;
+    look() == before
+}

@@ -1,0 +1,260 @@
+//! The way of a message, and of everything else that a client asks.
+//!
+//! The router alone joins plugins and hub. It takes what a session understood,
+//! asks the hooks of one generation, and performs what they answered. It knows
+//! no socket and no wire: frames go through the hub into outboxes.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    config::{PublishRight, RoomConfig, Template},
+    generation::{Generation, Pipeline},
+    hub::{Connection, Hub, Membership},
+    id::{MessageId, MessageIds},
+    metrics::Metrics,
+    plugin::{Answer, Caller, Delivery, Failure, MessageView, Plugin, Policy, Routing, Verdict},
+    protocol::{MemberInfo, Payload, Refusal},
+    session::flusher::{Batch, Flusher},
+};
+
+mod actions;
+mod connect;
+mod deliver;
+mod join;
+
+pub use self::{
+    connect::{Newcomer, NotConnected},
+    deliver::HubLookup,
+};
+
+/// The routed unit: one message with all that the hooks have made of it.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    /// Unique among all instances.
+    pub id: MessageId,
+    /// Where it was published.
+    pub room: &'a str,
+    /// Who sent it.
+    pub sender: &'a MemberInfo,
+    /// Its body.
+    pub payload: Payload,
+    /// Its own room receives it.
+    pub keep: bool,
+    /// Who else does.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// Owns the way of a message.
+#[derive(Debug)]
+pub struct Router {
+    /// Who is here.
+    pub hub: Arc<Hub>,
+    /// Writes what was delivered.
+    pub flusher: Arc<Flusher>,
+    /// Counts.
+    pub metrics: Metrics,
+    /// Names this process to clients.
+    pub instance: String,
+    generation: ArcSwap<Generation>,
+    ids: MessageIds,
+}
+
+impl Router {
+    /// A router for a first generation.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, flusher: Arc<Flusher>, metrics: Metrics, generation: Arc<Generation>) -> Self {
+        let instance = format!("{:016x}", u64::from_le_bytes(crate::id::random_bytes()));
+        Self { hub, flusher, metrics, instance, generation: ArcSwap::new(generation), ids: MessageIds::new() }
+    }
+
+    /// The generation in force. Take it once for each thing to be done.
+    #[must_use]
+    pub fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
+    }
+
+    /// Puts the next generation in force; what is under way ends with the one
+    /// that it began with.
+    pub fn replace(&self, generation: Arc<Generation>) {
+        self.generation.store(generation);
+    }
+
+    /// A client sends a message to a room.
+    ///
+    /// # Errors
+    /// Why nobody gets it.
+    pub fn publish(
+        &self,
+        from: &Arc<Connection>,
+        room: &str,
+        data: &str,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), Refusal> {
+        let generation = self.generation.load();
+        let (entry, pipeline) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
+        let membership = from.membership(room);
+        if !may_publish(entry, membership.as_ref()) || is_personal(&generation, room) {
+            return Err(Refusal::PERMISSION_DENIED);
+        }
+        let sender = from.as_member(membership.map_or_else(|| "".into(), |membership| membership.info));
+        let mut envelope = Envelope {
+            id: self.ids.next(),
+            room,
+            sender: &sender,
+            payload: Payload::Text(data.to_owned()),
+            keep: true,
+            deliveries: Vec::new(),
+        };
+        if !run_hooks(pipeline, &mut envelope)? {
+            return Ok(());
+        }
+        run_routes(&generation, &mut envelope);
+        self.metrics.published.inc();
+        self.deliver(&generation, &envelope, &pipeline.stamp, batch);
+        Ok(())
+    }
+
+    /// A client calls a plugin; the first that knows the method answers. The
+    /// method of a message that wants no answer is empty.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn call(
+        &self,
+        from: &Arc<Connection>,
+        method: &str,
+        data: Option<&str>,
+        batch: &mut Batch<'_>,
+    ) -> Result<String, Refusal> {
+        let generation = self.generation.load();
+        let info = from.info();
+        let caller = Caller { connection: &from.id_text, user: &from.user, info: &info };
+        let payload = Payload::Text(data.unwrap_or("null").to_owned());
+        for plugin in generation.callees() {
+            match plugin.answer(caller, method, &payload) {
+                Ok(Answer::Reply(reply, actions)) => {
+                    self.perform(&generation, actions, 0, batch);
+                    return Ok(reply);
+                }
+                Ok(Answer::Refuse(refusal)) => return Err(refusal),
+                Ok(Answer::Unknown) => {}
+                Err(failure) => on_failure(plugin, &failure)?,
+            }
+        }
+        Err(Refusal::METHOD_NOT_FOUND)
+    }
+
+    /// Who is in a room.
+    ///
+    /// # Errors
+    /// If the client may not know.
+    pub fn presence(&self, from: &Connection, room: &str) -> Result<Vec<MemberInfo>, Refusal> {
+        self.may_see(from, room)?;
+        Ok(self.hub.members(room, usize::MAX))
+    }
+
+    /// How many connections and users are in a room.
+    ///
+    /// # Errors
+    /// If the client may not know.
+    pub fn presence_stats(&self, from: &Connection, room: &str) -> Result<(usize, usize), Refusal> {
+        self.may_see(from, room)?;
+        Ok(self.hub.count(room))
+    }
+
+    fn may_see(&self, from: &Connection, room: &str) -> Result<(), Refusal> {
+        let generation = self.generation.load();
+        let (entry, _) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
+        // A room that exists and one that does not answer alike to others.
+        let membership = from.membership(room).ok_or(Refusal::PERMISSION_DENIED)?;
+        if membership.presence.or(entry.presence) { Ok(()) } else { Err(Refusal::NOT_AVAILABLE) }
+    }
+}
+
+fn may_publish(entry: &RoomConfig, membership: Option<&Membership>) -> bool {
+    match (entry.publish, membership) {
+        (PublishRight::Nobody, None) | (PublishRight::Members, None) => false,
+        (PublishRight::Anyone, None) => true,
+        (PublishRight::Nobody, Some(membership)) => membership.publish.or(false),
+        (_, Some(membership)) => membership.publish.or(true),
+    }
+}
+
+/// True for `user:…` where the gateway keeps those rooms for users.
+fn is_personal(generation: &Generation, room: &str) -> bool {
+    generation.config.server.personal_rooms && room.starts_with("user:")
+}
+
+/// What follows a failure: an error if the plugin is closed at that hook.
+fn on_failure(plugin: &Plugin, failure: &Failure) -> Result<(), Refusal> {
+    match plugin.policy(failure.hook) {
+        Policy::Closed => Err(Refusal::INTERNAL),
+        Policy::Open => Ok(()),
+    }
+}
+
+/// Asks a room's plugins about a message. False: it goes nowhere.
+fn run_hooks(pipeline: &Pipeline, envelope: &mut Envelope<'_>) -> Result<bool, Refusal> {
+    let n_hooks = pipeline.authorize_publish.len() + pipeline.transform.len() + pipeline.route.len();
+    if n_hooks == 0 {
+        return Ok(true);
+    }
+    let id = envelope.id.to_string();
+    let MemberInfo { connection, user, info, .. } = envelope.sender;
+    let caller = Caller { connection, user, info };
+    for plugin in &pipeline.authorize_publish {
+        let message = MessageView { id: &id, room: envelope.room, payload: &envelope.payload };
+        match plugin.publish(caller, message) {
+            Ok(permit) => permit?,
+            Err(failure) => on_failure(plugin, &failure)?,
+        }
+    }
+    for plugin in &pipeline.transform {
+        let message = MessageView { id: &id, room: envelope.room, payload: &envelope.payload };
+        match plugin.transform(caller, message) {
+            Ok(Verdict::Pass) => {}
+            Ok(Verdict::Replace(payload)) => envelope.payload = payload,
+            Ok(Verdict::Drop) => return Ok(false),
+            Ok(Verdict::Refuse(refusal)) => return Err(refusal),
+            Err(failure) => on_failure(plugin, &failure)?,
+        }
+    }
+    for plugin in &pipeline.route {
+        let message = MessageView { id: &id, room: envelope.room, payload: &envelope.payload };
+        match plugin.route(caller, message) {
+            Ok(Routing::Pass) => {}
+            Ok(Routing::Add(deliveries)) => envelope.deliveries.extend(deliveries),
+            Ok(Routing::Replace(deliveries)) => {
+                envelope.keep = false;
+                envelope.deliveries.extend(deliveries);
+            }
+            Ok(Routing::Refuse(refusal)) => return Err(refusal),
+            Err(failure) => on_failure(plugin, &failure)?,
+        }
+    }
+    Ok(true)
+}
+
+/// Adds what the `[[routes]]` of the config say.
+fn run_routes(generation: &Generation, envelope: &mut Envelope<'_>) {
+    let mut data = None;
+    for route in generation.routes(envelope.room) {
+        envelope.keep &= route.keep;
+        let needs_data = route.to.iter().any(Template::needs_data);
+        let data = match (&mut data, needs_data) {
+            (Some(data), _) => &*data,
+            // Not JSON that can be walked (too deep): it fills in nothing.
+            (empty @ None, true) => {
+                &*empty.insert(serde_json::from_str(&envelope.payload.to_json()).unwrap_or_default())
+            }
+            (None, false) => &serde_json::Value::Null,
+        };
+        let user = &envelope.sender.user;
+        let to: Vec<_> = route.to.iter().filter_map(|template| template.fill(envelope.room, user, data)).collect();
+        if !to.is_empty() {
+            envelope.deliveries.push(Delivery { to, except: Vec::new(), payload: None });
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The life of one connection: handshake, commands, heartbeat, end.
+//!
+//! One task a connection. It waits on its [`wire::Wire`], asks the router what
+//! each command comes to, and puts the answers into its own outbox; deliveries
+//! of others go into that outbox without this task having to run.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use tokio::{net::TcpStream, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+mod bucket;
+pub mod flusher;
+mod heartbeat;
+pub mod outbox;
+mod reader;
+mod wire;
+
+use self::{
+    bucket::{Bucket, Taken},
+    flusher::Batch,
+    heartbeat::{Due, Heartbeat},
+    outbox::Outbox,
+    wire::{Input, Wire},
+};
+use crate::{
+    hub::Connection,
+    id::ConnectionId,
+    plugin::JoinView,
+    protocol::{Close, Command, Encoding, Push, Refusal, Reply, Request, centrifuge},
+    router::{Newcomer, NotConnected, Router},
+};
+
+/// Runs a connection from its upgrade to its end. `early` is what the client
+/// sent right behind the handshake; `stop` ends it while it is nobody yet.
+pub async fn run(socket: TcpStream, early: Bytes, router: Arc<Router>, stop: CancellationToken) {
+    let generation = router.generation();
+    let limits = &generation.config.limits;
+    let (outbox_max, message_size, close_timeout) = (limits.outbox, limits.message_size, limits.close_timeout);
+    let connect_by = Instant::now() + generation.config.server.connect_timeout;
+    drop(generation);
+    let id = ConnectionId::random();
+    let outbox = Arc::new(Outbox::new(socket, outbox_max, id.shard(router.flusher.shards())));
+    let mut wire = Wire::new(Arc::clone(&outbox), message_size);
+    router.metrics.sockets.inc();
+    let newcomer = Newcomer { id, encoding: Encoding::CentrifugeJson, outbox };
+    let close = match handshake(&mut wire, &router, newcomer, &early, connect_by, stop).await {
+        Ok(session) => serve(&mut wire, session).await,
+        Err(close) => close,
+    };
+    router.metrics.sockets.dec();
+    router.metrics.closed(close.code);
+    tracing::debug!(connection = %id, code = close.code, reason = %close.reason, "closed");
+    wire.finish(close, close_timeout).await;
+}
+
+/// Waits for a good hello, and no longer than the deadline.
+async fn handshake(
+    wire: &mut Wire,
+    router: &Arc<Router>,
+    newcomer: Newcomer,
+    early: &[u8],
+    deadline: Instant,
+    stop: CancellationToken,
+) -> Result<Session, Close> {
+    let mut texts = wire.early(early);
+    loop {
+        for (n, text) in texts.iter().enumerate() {
+            let mut batch = Batch::new(&router.flusher);
+            let mut requests = centrifuge::decode(text);
+            while let Some(request) = requests.next() {
+                let Some(mut session) = hello(router, &newcomer, request, &mut batch)? else { continue };
+                // What came with the hello is the session's first work.
+                for request in requests {
+                    session.on_request(request, &mut batch).await?;
+                }
+                drop(batch);
+                for text in &texts[n + 1..] {
+                    session.on_text(text).await?;
+                }
+                return Ok(session);
+            }
+        }
+        texts = tokio::select! {
+            input = wire.next(deadline) => match input {
+                Input::Texts(texts) => texts,
+                Input::Tick => return Err(Close::STALE),
+                Input::Ended(close) => return Err(close),
+            },
+            () = stop.cancelled() => return Err(Close::SHUTDOWN),
+        };
+    }
+}
+
+/// One command of somebody who is nobody yet: it must be a hello. None: it was
+/// refused, and another may follow.
+fn hello(
+    router: &Arc<Router>,
+    newcomer: &Newcomer,
+    request: Result<Request<'_>, centrifuge::NotTheProtocol>,
+    batch: &mut Batch<'_>,
+) -> Result<Option<Session>, Close> {
+    let request = understood(request)?;
+    let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
+    router.metrics.command("connect");
+    match router.connect(newcomer, request.id, &hello, batch) {
+        Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, expires_at))),
+        Err(NotConnected::Closed(close)) => Err(close),
+        Err(NotConnected::Refused(refusal)) => {
+            router.metrics.refused(refusal.code);
+            newcomer.outbox.put(&newcomer.encoding.refusal(request.id, &refusal), batch);
+            Ok(None)
+        }
+    }
+}
+
+fn understood<'a>(request: Result<Request<'a>, centrifuge::NotTheProtocol>) -> Result<Request<'a>, Close> {
+    request.map_err(|error| {
+        tracing::debug!(%error, "bad request");
+        Close::BAD_REQUEST
+    })
+}
+
+/// The loop of an identified connection.
+async fn serve(wire: &mut Wire, mut session: Session) -> Close {
+    loop {
+        let step = match wire.next(session.deadline()).await {
+            Input::Texts(texts) => session.on_texts(&texts).await,
+            Input::Tick => session.on_tick(),
+            Input::Ended(close) => Err(close),
+        };
+        if let Err(close) = step {
+            return close;
+        }
+    }
+}
+
+/// An identified connection. Dropping it takes it out of the hub, whatever
+/// ended it.
+struct Session {
+    router: Arc<Router>,
+    connection: Arc<Connection>,
+    heartbeat: Heartbeat,
+    commands: Bucket,
+    expires: Option<Instant>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut batch = Batch::new(&self.router.flusher);
+        self.router.disconnected(&self.connection, &mut batch);
+    }
+}
+
+impl Session {
+    fn new(router: &Arc<Router>, connection: Arc<Connection>, expires_at: Option<u64>) -> Self {
+        let now = Instant::now();
+        let generation = router.generation();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let left = |at: u64| now + Duration::from_millis(at).saturating_sub(wall).min(FAR);
+        Self {
+            router: Arc::clone(router),
+            connection,
+            heartbeat: Heartbeat::new(now, generation.config.server.ping_interval),
+            commands: Bucket::new(now, generation.config.limits.commands_burst),
+            expires: expires_at.map(left),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let heartbeat = self.heartbeat.deadline();
+        self.expires.map_or(heartbeat, |expires| expires.min(heartbeat))
+    }
+
+    fn on_tick(&mut self) -> Result<(), Close> {
+        let now = Instant::now();
+        if self.expires.is_some_and(|expires| expires <= now) {
+            return Err(Close::EXPIRED);
+        }
+        let generation = self.router.generation();
+        let server = &generation.config.server;
+        let timeout = server.require_pong.then_some(server.pong_timeout);
+        match self.heartbeat.due(now, server.ping_interval, timeout) {
+            Due::Nothing => Ok(()),
+            Due::Dead => Err(Close::NO_PONG),
+            Due::Ping => {
+                let mut batch = Batch::new(&self.router.flusher);
+                self.put(&self.connection.encoding.push(&Push::Ping), &mut batch);
+                Ok(())
+            }
+        }
+    }
+
+    async fn on_texts(&mut self, texts: &[tungstenite::Utf8Bytes]) -> Result<(), Close> {
+        self.heartbeat.alive();
+        let router = Arc::clone(&self.router);
+        let mut batch = Batch::new(&router.flusher);
+        for text in texts {
+            for request in centrifuge::decode(text) {
+                self.on_request(request, &mut batch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn on_text(&mut self, text: &tungstenite::Utf8Bytes) -> Result<(), Close> {
+        self.on_texts(std::slice::from_ref(text)).await
+    }
+
+    /// One command. It is async since a room may have to be announced to
+    /// others before a join is acknowledged.
+    #[expect(clippy::unused_async, reason = "the seam for rooms that are shared between instances")]
+    async fn on_request(
+        &mut self,
+        request: Result<Request<'_>, centrifuge::NotTheProtocol>,
+        batch: &mut Batch<'_>,
+    ) -> Result<(), Close> {
+        let Request { id, command } = understood(request)?;
+        self.router.metrics.command(name(&command));
+        if matches!(command, Command::Pong) {
+            return Ok(());
+        }
+        match self.may_ask() {
+            Taken::Yes => {}
+            Taken::No if id == 0 => return Ok(()),
+            Taken::No => {
+                self.refuse(id, &Refusal::TOO_MANY_REQUESTS, batch);
+                return Ok(());
+            }
+            Taken::Flood => return Err(Close::TOO_MANY_REQUESTS),
+        }
+        let answer = match command {
+            Command::Connect(_) => return Err(Close::BAD_REQUEST),
+            Command::Pong => return Ok(()),
+            Command::Send { data } => {
+                // Nobody waits for an answer, so a refusal is only counted.
+                if let Err(refusal) = self.router.call(&self.connection, "", data, batch) {
+                    self.router.metrics.refused(refusal.code);
+                }
+                return Ok(());
+            }
+            Command::Join { room, token, data } => {
+                let join = JoinView { room: &room, token: &token, data };
+                // Its good answer is sent on the way, at the right moment.
+                self.router.join(&self.connection, id, join, batch).map(|()| None)
+            }
+            Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
+            Command::Publish { room, data } => {
+                self.router.publish(&self.connection, &room, data, batch).map(|()| Some(Reply::Published))
+            }
+            Command::Presence { room } => {
+                self.router.presence(&self.connection, &room).map(|members| Some(Reply::Presence(members)))
+            }
+            Command::PresenceStats { room } => self
+                .router
+                .presence_stats(&self.connection, &room)
+                .map(|(connections, users)| Some(Reply::PresenceStats { connections, users })),
+            Command::Call { method, data } => match self.router.call(&self.connection, &method, data, batch) {
+                Ok(data) => {
+                    self.put(&self.connection.encoding.reply(id, &Reply::Called(&data)), batch);
+                    Ok(None)
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Command::Ping => Ok(Some(Reply::Pong)),
+            Command::Unsupported => Err(Refusal::METHOD_NOT_FOUND),
+        };
+        match answer {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.put(&self.connection.encoding.reply(id, &reply), batch),
+            Err(refusal) => self.refuse(id, &refusal, batch),
+        }
+        Ok(())
+    }
+
+    fn may_ask(&mut self) -> Taken {
+        let generation = self.router.generation();
+        let limits = &generation.config.limits;
+        self.commands.take(Instant::now(), limits.commands_per_second, limits.commands_burst)
+    }
+
+    fn refuse(&self, id: u32, refusal: &Refusal, batch: &mut Batch<'_>) {
+        self.router.metrics.refused(refusal.code);
+        self.put(&self.connection.encoding.refusal(id, refusal), batch);
+    }
+
+    /// Into the own outbox. That it is full or closing shows on the wire next.
+    fn put(&self, frame: &Bytes, batch: &mut Batch<'_>) {
+        self.connection.outbox.put(frame, batch);
+    }
+}
+
+/// Further than any timer needs to reach; tokio's reach some two years.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A command's name in the metrics.
+fn name(command: &Command<'_>) -> &'static str {
+    match command {
+        Command::Connect(_) => "connect",
+        Command::Join { .. } => "subscribe",
+        Command::Leave { .. } => "unsubscribe",
+        Command::Publish { .. } => "publish",
+        Command::Presence { .. } => "presence",
+        Command::PresenceStats { .. } => "presence_stats",
+        Command::Call { .. } => "rpc",
+        Command::Send { .. } => "send",
+        Command::Ping => "ping",
+        Command::Pong => "pong",
+        Command::Unsupported => "unsupported",
+    }
+}

@@ -1,0 +1,157 @@
+//! From bytes to messages: the reading half of a WebSocket.
+//!
+//! tungstenite decodes and keeps the rules of RFC 6455. It is handed the bytes
+//! of each read and gives back whole texts; what it wants sent (pongs, the
+//! answer to a close) is collected for the outbox. No buffer is held between
+//! reads but for a message that has not come whole.
+
+use std::io::{self, Read, Write};
+
+use tungstenite::{
+    Error, Message, Utf8Bytes,
+    error::{CapacityError, ProtocolError},
+    protocol::{Role, WebSocketConfig, WebSocketContext},
+};
+
+use crate::protocol::Close;
+
+/// tungstenite's own buffer. It only ever copies from memory into it, so a
+/// small one costs no system calls, and ten thousand idle ones little memory.
+const BUFFER: usize = 512;
+
+/// Decodes what one client sends.
+#[derive(Debug)]
+pub(super) struct Reader {
+    context: WebSocketContext,
+}
+
+/// What came out of some bytes.
+#[derive(Debug, Default)]
+pub(super) struct Decoded {
+    pub(super) texts: Vec<Utf8Bytes>,
+    /// Bytes to be sent as they are.
+    pub(super) control: Vec<u8>,
+    /// Pings and pongs among them.
+    pub(super) n_control: u32,
+}
+
+/// A stream over one piece of memory, for a decoder that wants streams.
+struct Pipe<'a> {
+    input: &'a [u8],
+    output: &'a mut Vec<u8>,
+}
+
+impl Read for Pipe<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.input.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.input.read(buffer)
+    }
+}
+
+impl Write for Pipe<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// `message_size`: bytes of the largest message.
+    pub(super) fn new(message_size: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(0)
+            .max_write_buffer_size(1 << 20)
+            .max_message_size(Some(message_size))
+            .max_frame_size(Some(message_size));
+        Self { context: WebSocketContext::new(Role::Server, Some(config)) }
+    }
+
+    /// Takes in bytes. On an error what came before it is in `out` still.
+    pub(super) fn feed(&mut self, input: &[u8], out: &mut Decoded) -> Result<(), Close> {
+        let mut pipe = Pipe { input, output: &mut out.control };
+        loop {
+            match self.context.read(&mut pipe) {
+                Ok(Message::Text(text)) => out.texts.push(text),
+                Ok(Message::Ping(_) | Message::Pong(_)) => out.n_control += 1,
+                Ok(Message::Binary(_)) => return Err(Close::INAPPROPRIATE_PROTOCOL),
+                // Goes on to write the answer, then ends with ConnectionClosed.
+                Ok(Message::Close(_) | Message::Frame(_)) => {}
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(close_for(&error)),
+            }
+        }
+    }
+}
+
+fn close_for(error: &Error) -> Close {
+    match error {
+        Error::ConnectionClosed | Error::AlreadyClosed | Error::Io(_) => Close::BY_CLIENT,
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => Close::MESSAGE_TOO_BIG,
+        Error::Utf8(_) => Close::INVALID_DATA,
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Close::BY_CLIENT,
+        _ => Close::PROTOCOL_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client's frame: masked with zeros, so the payload stands as it is.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    #[test]
+    fn a_message_may_come_byte_by_byte_and_many_at_once() {
+        let mut reader = Reader::new(1000);
+        let mut out = Decoded::default();
+        for byte in frame(0x81, b"hello") {
+            reader.feed(&[byte], &mut out).unwrap();
+        }
+        let mut many = frame(0x01, b"wor");
+        many.extend(frame(0x89, b"ping"));
+        many.extend(frame(0x80, b"ld"));
+        many.extend(frame(0x81, b""));
+        reader.feed(&many, &mut out).unwrap();
+        assert_eq!(out.texts, ["hello", "world", ""]);
+        assert_eq!((out.n_control, out.control.as_slice()), (1, &b"\x8a\x04ping"[..]));
+    }
+
+    #[track_caller]
+    fn check_closed(bytes: &[u8], expected: &Close) {
+        let mut out = Decoded::default();
+        assert_eq!(Reader::new(100).feed(bytes, &mut out).as_ref(), Err(expected));
+    }
+
+    #[test]
+    fn what_breaks_the_rules_ends_with_the_right_code() {
+        check_closed(&frame(0x81, &[b'x'; 101]), &Close::MESSAGE_TOO_BIG);
+        check_closed(&[0x81, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0], &Close::MESSAGE_TOO_BIG);
+        check_closed(&frame(0x81, &[0xff, 0xfe]), &Close::INVALID_DATA);
+        check_closed(&frame(0x82, b"x"), &Close::INAPPROPRIATE_PROTOCOL);
+        check_closed(&frame(0xc1, b"x"), &Close::PROTOCOL_ERROR);
+        check_closed(&frame(0x83, b"x"), &Close::PROTOCOL_ERROR);
+        check_closed(&frame(0x80, b"x"), &Close::PROTOCOL_ERROR);
+        check_closed(&[0x81, 0x01, b'x'], &Close::PROTOCOL_ERROR);
+        check_closed(&frame(0x09, b"x"), &Close::PROTOCOL_ERROR);
+        check_closed(&frame(0x88, &[0]), &Close::PROTOCOL_ERROR);
+    }
+
+    #[test]
+    fn a_close_is_answered() {
+        let mut out = Decoded::default();
+        let closed = Reader::new(100).feed(&frame(0x88, &[0x03, 0xe8]), &mut out);
+        assert_eq!(closed, Err(Close::BY_CLIENT));
+        assert_eq!(out.control, [0x88, 2, 0x03, 0xe8]);
+    }
+}

@@ -1,0 +1,174 @@
+//! One socket with its two halves: what comes in, what goes out, and how it
+//! ends. It knows nothing of commands.
+
+use std::{cell::RefCell, io, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tungstenite::Utf8Bytes;
+
+use super::{
+    bucket::{Bucket, Taken},
+    outbox::{Outbox, Pushed},
+    reader::{Decoded, Reader},
+};
+use crate::protocol::Close;
+
+/// Bytes of one read. What one read brings is handled before anything is
+/// written, so this also bounds how long others wait for it.
+const READ_MAX: usize = 16 << 10;
+
+/// How long a message may take from its first byte to its last.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pings and pongs that a client may send a second, and at once. A client
+/// needs one in some seconds.
+const CONTROL_RATE: (u64, u64) = (10, 100);
+
+thread_local! {
+    /// Idle connections have no buffer; all of a thread share this one.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_MAX].into_boxed_slice());
+}
+
+/// What happened on the wire.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// Whole messages came.
+    Texts(Vec<Utf8Bytes>),
+    /// The deadline came.
+    Tick,
+    /// It is over.
+    Ended(Close),
+}
+
+/// A socket.
+#[derive(Debug)]
+pub(super) struct Wire {
+    outbox: Arc<Outbox>,
+    reader: Reader,
+    control: Bucket,
+    /// Since when bytes come that make no message.
+    unfinished_since: Option<Instant>,
+    /// Kept, since arming a timer for each read costs more than the read.
+    timer: Pin<Box<Sleep>>,
+    /// How it ends, when the texts before it have been handed out.
+    ending: Option<Close>,
+}
+
+impl Wire {
+    pub(super) fn new(outbox: Arc<Outbox>, message_size: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            outbox,
+            reader: Reader::new(message_size),
+            control: Bucket::new(now, CONTROL_RATE.1),
+            unfinished_since: None,
+            timer: Box::pin(sleep_until(now)),
+            ending: None,
+        }
+    }
+
+    /// Takes in bytes that came with the handshake.
+    pub(super) fn early(&mut self, bytes: &[u8]) -> Vec<Utf8Bytes> {
+        self.feed(bytes)
+    }
+
+    /// Waits for the next thing: its four inputs are a wish to close or write
+    /// from elsewhere, room to write, bytes to read, and the deadline.
+    pub(super) async fn next(&mut self, deadline: Instant) -> Input {
+        if self.timer.deadline() != deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        loop {
+            if let Some(close) = self.ending.take().or_else(|| self.outbox.closing()) {
+                return Input::Ended(close);
+            }
+            let outbox = Arc::clone(&self.outbox);
+            tokio::select! {
+                biased;
+                () = outbox.woken() => {}
+                _ = outbox.socket().writable(), if outbox.is_blocked() => outbox.flush(),
+                _ = outbox.socket().readable() => {
+                    let texts = self.read();
+                    if !texts.is_empty() {
+                        return Input::Texts(texts);
+                    }
+                }
+                () = &mut self.timer => return Input::Tick,
+            }
+        }
+    }
+
+    fn read(&mut self) -> Vec<Utf8Bytes> {
+        SCRATCH.with_borrow_mut(|scratch| match self.outbox.socket().try_read(scratch) {
+            Ok(0) => {
+                self.ending = Some(Close::BY_CLIENT);
+                Vec::new()
+            }
+            Ok(n) => self.feed(&scratch[..n]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Vec::new(),
+            Err(_gone) => {
+                self.ending = Some(Close::BY_CLIENT);
+                Vec::new()
+            }
+        })
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Vec<Utf8Bytes> {
+        let mut decoded = Decoded::default();
+        if let Err(close) = self.reader.feed(bytes, &mut decoded) {
+            self.ending = Some(close);
+        }
+        let Decoded { texts, control, n_control } = decoded;
+        if !control.is_empty() && self.outbox.push_control(&control) == Pushed::Schedule {
+            self.outbox.flush();
+        }
+        let progress = !texts.is_empty() || n_control > 0;
+        if progress && self.unfinished_since.is_none() && n_control == 0 {
+            return texts;
+        }
+        let now = Instant::now();
+        for _ in 0..n_control {
+            if self.control.take(now, CONTROL_RATE.0, CONTROL_RATE.1) != Taken::Yes {
+                self.ending = Some(Close::CONTROL_FLOOD);
+            }
+        }
+        if !texts.is_empty() {
+            self.unfinished_since = None;
+        } else if n_control == 0 && now.duration_since(*self.unfinished_since.get_or_insert(now)) > MESSAGE_TIMEOUT {
+            self.ending = Some(Close::BAD_REQUEST);
+        }
+        texts
+    }
+
+    /// Ends it: writes what waits and the close frame, then gives the client
+    /// until `timeout` to close its side, so that nothing is lost to a reset.
+    pub(super) async fn finish(self, close: Close, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        let outbox = self.outbox;
+        outbox.close(close);
+        outbox.flush();
+        let written = async {
+            while !outbox.is_finished() {
+                if outbox.socket().writable().await.is_err() {
+                    return;
+                }
+                outbox.flush();
+            }
+        };
+        if timeout_at(deadline, written).await.is_err() || outbox.closing() == Some(Close::BY_CLIENT) {
+            return;
+        }
+        let read_out = async {
+            while outbox.socket().readable().await.is_ok() {
+                let read = SCRATCH.with_borrow_mut(|scratch| outbox.socket().try_read(scratch));
+                match read {
+                    Ok(0) => return,
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                    _ => {}
+                }
+            }
+        };
+        // Whether it closed in time makes no difference now.
+        let _in_time = timeout_at(deadline, read_out).await;
+    }
+}

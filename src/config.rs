@@ -134,6 +134,10 @@ impl Config {
         rooms::check_names(&names, &auth.plugins, |text| root.section("auth").wrong("plugins", text));
         let rooms = rooms::read_rooms(root, &names);
         let routes = rooms::read_routes(root);
+        // A message with what we put around it must fit an empty outbox.
+        if limits.outbox < 2 * limits.message_size {
+            root.section("limits").wrong("outbox", "must be at least twice `message_size`");
+        }
         root.report_unknown();
         Some(Self { server, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
     }

@@ -84,7 +84,7 @@ fn try_compile(
     source: &Source,
     environment: &Arc<Environment>,
 ) -> Result<(Program, Guest), String> {
-    let bytes = componentize(&source.bytes, &config.file())?;
+    let (bytes, was_core) = componentize(&source.bytes, &config.file())?;
     let component =
         Component::from_binary(engine, &bytes).map_err(|error| format!("it does not compile: {}", chain(&error)))?;
     check_imports(engine, &component, &config.grants)?;
@@ -96,7 +96,11 @@ fn try_compile(
         .map_err(|error| format!("its exports do not fit: {}", chain(&error)))?;
     if indices.hooks().is_empty() {
         let names: Vec<_> = Hook::ALL.iter().map(|hook| hook.interface()).collect();
-        return Err(format!("it has no hook; a plugin exports some of {}", names.join(", ")));
+        let mut text = format!("it has no hook; a plugin exports some of {}", names.join(", "));
+        if was_core {
+            text += " (a core module must embed its component type, as wit-bindgen does; `strip` may have removed it)";
+        }
+        return Err(text);
     }
     let program = Program {
         name: config.name.as_str().into(),
@@ -117,8 +121,8 @@ fn chain(error: &wasmtime::Error) -> String {
 }
 
 /// Makes a component of what is in the file: text, a core module that embeds
-/// its component type, or a component already.
-fn componentize(bytes: &[u8], file: &Path) -> Result<Vec<u8>, String> {
+/// its component type, or a component already. True: it was a core module.
+fn componentize(bytes: &[u8], file: &Path) -> Result<(Vec<u8>, bool), String> {
     let binary = if file.extension().is_some_and(|extension| extension == "wat") {
         wat::parse_bytes(bytes).map_err(|error| format!("its text does not parse: {error}"))?.into_owned()
     } else {
@@ -129,8 +133,9 @@ fn componentize(bytes: &[u8], file: &Path) -> Result<Vec<u8>, String> {
             .validate(true)
             .module(&binary)
             .and_then(|mut encoder| encoder.encode())
+            .map(|component| (component, true))
             .map_err(|error| format!("it is a core module that cannot become a component: {error:#}")),
-        Some([b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0]) => Ok(binary),
+        Some([b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0]) => Ok((binary, false)),
         _ => Err(format!("`{}` is not WebAssembly", file.display())),
     }
 }

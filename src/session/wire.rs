@@ -24,6 +24,10 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// needs one in some seconds.
 const CONTROL_RATE: (u64, u64) = (10, 100);
 
+/// Bytes that a client may still send after its close frame has gone out. One
+/// that keeps on flooding is cut off.
+const LAST_BYTES: usize = 1 << 20;
+
 thread_local! {
     /// Idle connections have no buffer; all of a thread share this one.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_MAX].into_boxed_slice());
@@ -158,13 +162,15 @@ impl Wire {
         if timeout_at(deadline, written).await.is_err() || outbox.closing() == Some(Close::BY_CLIENT) {
             return;
         }
+        let mut left = LAST_BYTES;
         let read_out = async {
-            while outbox.socket().readable().await.is_ok() {
+            while left > 0 && outbox.socket().readable().await.is_ok() {
                 let read = SCRATCH.with_borrow_mut(|scratch| outbox.socket().try_read(scratch));
                 match read {
                     Ok(0) => return,
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-                    _ => {}
+                    Ok(n) => left = left.saturating_sub(n),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_gone) => return,
                 }
             }
         };

@@ -1,1 +1,17 @@
-fn main() {}
+//! The gateway as its users meet it: real sockets, real compiled plugins.
+//!
+//! Each test starts a gateway of its own on a free port and speaks to it. None
+//! sleeps to synchronise: they wait for a condition under a deadline.
+
+#![expect(unreachable_pub, reason = "one crate; `pub` marks what its modules share")]
+
+mod bad_clients;
+mod bad_plugins;
+mod cli;
+mod connect;
+mod drain;
+mod plugins;
+mod reload;
+mod rooms;
+mod slow;
+mod support;

@@ -34,12 +34,7 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            field: "text".to_owned(),
-            max_mentions: 10,
-            announcers: Vec::new(),
-            announce_rooms: Vec::new(),
-        }
+        Self { field: "text".to_owned(), max_mentions: 10, announcers: Vec::new(), announce_rooms: Vec::new() }
     }
 }
 
@@ -98,61 +93,34 @@ impl route::Guest for Plugin {
             from: &sender.user,
             data: serde_json::from_str(json).expect("a text payload is valid JSON"),
         };
-        let users = names
-            .into_iter()
-            .map(|name| Target::User(name.to_owned()))
-            .collect();
+        let users = names.into_iter().map(|name| Target::User(name.to_owned())).collect();
         Routing::Add(vec![delivery(users, &mention)])
     }
 }
 
 fn announce(settings: &Settings, user: &str, text: &str) -> Routing {
-    if !settings
-        .announcers
-        .iter()
-        .any(|announcer| announcer == user)
-    {
+    if !settings.announcers.iter().any(|announcer| announcer == user) {
         return Routing::Refuse(Refusal {
             code: 403,
             reason: "you are not one of the announcers".to_owned(),
             temporary: false,
         });
     }
-    let rooms = settings
-        .announce_rooms
-        .iter()
-        .cloned()
-        .map(Target::Room)
-        .collect();
-    Routing::Replace(vec![delivery(
-        rooms,
-        &Announcement {
-            kind: "announcement",
-            from: user,
-            text,
-        },
-    )])
+    let rooms = settings.announce_rooms.iter().cloned().map(Target::Room).collect();
+    Routing::Replace(vec![delivery(rooms, &Announcement { kind: "announcement", from: user, text })])
 }
 
 /// One delivery for all: the payload is the same, and crosses over only once.
 fn delivery(to: Vec<Target>, payload: &impl Serialize) -> Delivery {
     let json = serde_json::to_string(payload).expect("names and texts always serialize");
-    Delivery {
-        to,
-        except: Vec::new(),
-        payload: Some(Payload::Text(json)),
-        attributes: Vec::new(),
-    }
+    Delivery { to, except: Vec::new(), payload: Some(Payload::Text(json)), attributes: Vec::new() }
 }
 
 impl Settings {
     fn from_json(json: &str) -> Result<Self, String> {
         let settings: Self = serde_json::from_str(json).map_err(|e| format!("settings: {e}"))?;
         if settings.announcers.iter().any(String::is_empty) {
-            return Err(
-                "settings: an empty name in `announcers` would let anonymous users announce"
-                    .to_owned(),
-            );
+            return Err("settings: an empty name in `announcers` would let anonymous users announce".to_owned());
         }
         if settings.announce_rooms.is_empty() && !settings.announcers.is_empty() {
             return Err("settings: `announcers` need `announce_rooms`".to_owned());
@@ -168,10 +136,7 @@ mod tests {
     #[test]
     fn settings_have_defaults() {
         let settings = Settings::from_json("{}").unwrap();
-        assert_eq!(
-            (settings.field.as_str(), settings.max_mentions),
-            ("text", 10)
-        );
+        assert_eq!((settings.field.as_str(), settings.max_mentions), ("text", 10));
     }
 
     #[test]

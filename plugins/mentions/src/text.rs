@@ -12,11 +12,7 @@ pub(crate) fn may_concern(json: &str) -> bool {
 
 /// The string that `json`, an object, has in `name`.
 pub(crate) fn field(json: &str, name: &str) -> Option<String> {
-    match serde_json::from_str::<Value>(json)
-        .ok()?
-        .get_mut(name)?
-        .take()
-    {
+    match serde_json::from_str::<Value>(json).ok()?.get_mut(name)?.take() {
         Value::String(text) => Some(text),
         _ => None,
     }
@@ -24,9 +20,7 @@ pub(crate) fn field(json: &str, name: &str) -> Option<String> {
 
 /// What is to be announced, if that is what `text` wants.
 pub(crate) fn announcement(text: &str) -> Option<&str> {
-    text.strip_prefix(ANNOUNCE)
-        .map(str::trim)
-        .filter(|text| !text.is_empty())
+    text.strip_prefix(ANNOUNCE).map(str::trim).filter(|text| !text.is_empty())
 }
 
 /// The names that `text` mentions, each once, in order, at most `max`, without
@@ -64,10 +58,7 @@ mod tests {
 
     #[test]
     fn names_are_found_between_other_text() {
-        check_mentions(
-            "@ada and (@grace): ask @j.doe-2.",
-            &["ada", "grace", "j.doe-2"],
-        );
+        check_mentions("@ada and (@grace): ask @j.doe-2.", &["ada", "grace", "j.doe-2"]);
         check_mentions("@Jürgen, @名前!", &["Jürgen", "名前"]);
     }
 
@@ -88,10 +79,7 @@ mod tests {
 
     #[test]
     fn only_the_named_string_field_counts() {
-        assert_eq!(
-            field(r#"{"text":"a\n@b"}"#, "text").as_deref(),
-            Some("a\n@b")
-        );
+        assert_eq!(field(r#"{"text":"a\n@b"}"#, "text").as_deref(), Some("a\n@b"));
         for json in [r#"{"text":7}"#, r#"{"body":"@b"}"#, r#"["@b"]"#, r#""@b""#] {
             assert_eq!(field(json, "text"), None, "{json}");
         }
@@ -107,11 +95,7 @@ mod tests {
 
     #[test]
     fn escapes_do_not_hide_anything() {
-        for json in [
-            r#"{"text":"\/announce x"}"#,
-            r#"{"text":"\u002f\u0061nnounce x"}"#,
-            r#"{"text":"\u0040ada"}"#,
-        ] {
+        for json in [r#"{"text":"\/announce x"}"#, r#"{"text":"\u002f\u0061nnounce x"}"#, r#"{"text":"\u0040ada"}"#] {
             assert!(may_concern(json), "{json}");
         }
         assert!(!may_concern(r#"{"text":"hello\nthere"}"#));

@@ -20,9 +20,7 @@ impl Censor {
         for text in words {
             let (end, hash) = word(text, 0);
             if end == 0 {
-                return Err(format!(
-                    "words: `{text}` must begin with a letter or a digit"
-                ));
+                return Err(format!("words: `{text}` must begin with a letter or a digit"));
             }
             listed.push((hash, text.chars().map(fold).collect()));
         }
@@ -95,10 +93,7 @@ impl Censor {
                 continue;
             }
             // The longest, so that of `bad` and `bad word` the phrase counts.
-            let longest = self
-                .starting_with(hash)
-                .filter_map(|listed| prefix(&text[at..], listed))
-                .max();
+            let longest = self.starting_with(hash).filter_map(|listed| prefix(&text[at..], listed)).max();
             if let Some(length) = longest {
                 masked.push_str(&text[copied..at]);
                 masked.extend(text[at..at + length].chars().map(|_| '*'));
@@ -117,10 +112,7 @@ impl Censor {
 
     fn starting_with(&self, hash: u64) -> impl Iterator<Item = &[char]> {
         let first = self.listed.partition_point(|(other, _)| *other < hash);
-        self.listed[first..]
-            .iter()
-            .take_while(move |(other, _)| *other == hash)
-            .map(|(_, text)| &text[..])
+        self.listed[first..].iter().take_while(move |(other, _)| *other == hash).map(|(_, text)| &text[..])
     }
 }
 
@@ -167,9 +159,7 @@ fn letter(c: char) -> Option<char> {
     match known.load(Relaxed) {
         UNKNOWN => {
             let answer = ask();
-            if let Ok(folded) =
-                answer.map_or(Ok(NEITHER), |folded| u16::try_from(u32::from(folded)))
-            {
+            if let Ok(folded) = answer.map_or(Ok(NEITHER), |folded| u16::try_from(u32::from(folded))) {
                 known.store(folded, Relaxed);
             }
             answer
@@ -257,11 +247,7 @@ mod tests {
 
     #[test]
     fn whole_words_are_masked_without_regard_to_case() {
-        check_masked(
-            &["darn"],
-            r#"{"text":"Darn it, DARN!"}"#,
-            r#"{"text":"**** it, ****!"}"#,
-        );
+        check_masked(&["darn"], r#"{"text":"Darn it, DARN!"}"#, r#"{"text":"**** it, ****!"}"#);
         check_masked(&["DARN"], r#""darn""#, r#""****""#);
     }
 
@@ -283,11 +269,7 @@ mod tests {
 
     #[test]
     fn letters_of_escapes_are_no_part_of_a_word() {
-        check_masked(
-            &["darn"],
-            r#"{"text":"so\ndarn\\darn\"darn\""}"#,
-            r#"{"text":"so\n****\\****\"****\""}"#,
-        );
+        check_masked(&["darn"], r#"{"text":"so\ndarn\\darn\"darn\""}"#, r#"{"text":"so\n****\\****\"****\""}"#);
         assert!(!censor(&["no"]).suspects(r#"{"text":"\no"}"#));
     }
 
@@ -299,32 +281,20 @@ mod tests {
 
     #[test]
     fn other_scripts_are_folded_and_bounded_too() {
-        check_masked(
-            &["käse"],
-            r#""“KÄSE” und Käsekuchen""#,
-            r#""“****” und Käsekuchen""#,
-        );
+        check_masked(&["käse"], r#""“KÄSE” und Käsekuchen""#, r#""“****” und Käsekuchen""#);
         check_masked(&["κακός"], r#""ΚΑΚΌΣ""#, r#""*****""#);
         check_masked(&["плохо"], r#""Плохо…""#, r#""*****…""#);
     }
 
     #[test]
     fn of_two_phrases_the_longer_counts() {
-        check_masked(
-            &["bad", "bad word"],
-            r#""bad word, bad words, bad""#,
-            r#""********, *** words, ***""#,
-        );
+        check_masked(&["bad", "bad word"], r#""bad word, bad words, bad""#, r#""********, *** words, ***""#);
         check_masked(&["c++"], r#""C++ and c++17""#, r#""*** and c++17""#);
     }
 
     #[test]
     fn half_a_surrogate_pair_is_an_error() {
-        assert!(
-            censor(&["darn"])
-                .mask_json(r#"{"text":"\ud800 darn"}"#)
-                .is_err()
-        );
+        assert!(censor(&["darn"]).mask_json(r#"{"text":"\ud800 darn"}"#).is_err());
     }
 
     #[test]

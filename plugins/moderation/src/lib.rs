@@ -73,38 +73,21 @@ impl transform::Guest for Plugin {
         };
         let (verdict, done) = match moderation.action {
             Action::Mask => (Verdict::Replace(Payload::Text(masked)), "masked"),
-            Action::Refuse => (
-                refuse(422, "the message holds a word that is not allowed here"),
-                "refused",
-            ),
+            Action::Refuse => (refuse(422, "the message holds a word that is not allowed here"), "refused"),
             Action::Drop => (Verdict::Drop, "dropped"),
         };
-        log(
-            Level::Info,
-            &format!(
-                "{done} message {} of `{}` in `{}`",
-                message.id, sender.user, message.room
-            ),
-        );
+        log(Level::Info, &format!("{done} message {} of `{}` in `{}`", message.id, sender.user, message.room));
         verdict
     }
 }
 
 impl Moderation {
     fn from_settings(settings: &str) -> Result<Self, String> {
-        let settings: Settings =
-            serde_json::from_str(settings).map_err(|e| format!("settings: {e}"))?;
-        Ok(Self {
-            censor: Censor::new(&settings.words)?,
-            action: settings.action,
-        })
+        let settings: Settings = serde_json::from_str(settings).map_err(|e| format!("settings: {e}"))?;
+        Ok(Self { censor: Censor::new(&settings.words)?, action: settings.action })
     }
 }
 
 fn refuse(code: u32, reason: &str) -> Verdict {
-    Verdict::Refuse(Refusal {
-        code,
-        reason: reason.to_owned(),
-        temporary: false,
-    })
+    Verdict::Refuse(Refusal { code, reason: reason.to_owned(), temporary: false })
 }

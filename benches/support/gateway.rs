@@ -1,0 +1,96 @@
+//! The gateway itself as a child process, with a config of its own.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use super::process::Process;
+
+/// The whole config of a gateway under load.
+fn config(addr: SocketAddr) -> String {
+    format!(
+        r#"
+[server]
+listen = "{addr}"
+
+[auth]
+anonymous = true
+
+[[rooms]]
+match = "bench:*"
+publish = "anyone"
+
+[limits]
+commands_per_second = 1_000_000_000
+commands_burst = 1_000_000_000
+"#
+    )
+}
+
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) addr: SocketAddr,
+    /// Its config and its log; goes with it.
+    folder: TempDir,
+}
+
+impl Gateway {
+    pub(crate) const WEBSOCKET: &str = "/connection/websocket";
+
+    /// Starts one on a free loopback port, and waits until it is ready.
+    pub(crate) async fn start() -> Result<Gateway> {
+        // Free now, and asked for at once: no other process here picks ports.
+        let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("config.toml");
+        fs::write(&path, config(addr))?;
+        let log = File::create(folder.path().join("log"))?;
+        let child = Command::new(env!("CARGO_BIN_EXE_wayleave"))
+            .args(["run", "--config"])
+            .arg(&path)
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let mut gateway = Gateway { process: Process(child), addr, folder };
+        gateway.ready().await?;
+        Ok(gateway)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        for _ in 0..200 {
+            if asks_ready(self.addr).await.unwrap_or(false) {
+                return Ok(());
+            }
+            if let Some(status) = self.process.0.try_wait()? {
+                bail!("the gateway ended with {status}:\n{}", self.log());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        bail!("the gateway is not ready after 10 s:\n{}", self.log())
+    }
+
+    /// What it has said, for a report of trouble.
+    pub(crate) fn log(&self) -> String {
+        let text = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let from = text.lines().count().saturating_sub(30);
+        text.lines().skip(from).collect::<Vec<_>>().join("\n")
+    }
+}
+
+async fn asks_ready(addr: SocketAddr) -> Result<bool> {
+    let mut stream = TcpStream::connect(addr).await?;
+    let request = "GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(answer.starts_with(b"HTTP/1.1 200 "))
+}

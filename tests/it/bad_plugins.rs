@@ -1,0 +1,160 @@
+//! Plugins that misbehave: named with hook and reason, their policy followed,
+//! and the gateway serves on.
+
+use serde_json::json;
+use wayleave::{config::Config, gateway::Gateway};
+
+use crate::support::{TestGateway, fixture, plugin_config};
+
+/// Starts with a plugin that cannot be used and returns what is said.
+async fn load_error(path: &std::path::Path, plugin: &str) -> String {
+    let text = format!("[server]\nlisten = \"127.0.0.1:0\"\ncache = \"\"\n{}", plugin_config(path, plugin, ""));
+    let config = Config::parse(&text, std::path::Path::new("/"), &Default::default()).unwrap();
+    match Gateway::start(config, None).await {
+        Ok(_) => panic!("{} was accepted", path.display()),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+async fn check_refused(name: &str, plugin: &str, reasons: &[&str]) {
+    let error = load_error(&fixture(name), plugin).await;
+    assert!(error.contains("plugin `p`"), "{error}");
+    for reason in reasons {
+        assert!(error.contains(reason), "{name}: no {reason:?} in: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_cannot_be_used_is_refused_at_load_with_its_reason() {
+    check_refused("wants-kv", "", &["not granted: kv", "add \"kv\" to its `grants`"]).await;
+    check_refused("wants-wasi", "", &["wasi:cli/environment", "no WASI"]).await;
+    check_refused("no-hooks", "", &["no hook", "authorize, "]).await;
+    check_refused("unknown-hook", "", &["authorise", "did you mean `authorize`?"]).await;
+    check_refused("mistyped-hook", "", &["`authorize`", "type"]).await;
+    check_refused("wrong-version", "", &["0.9.0", "0.1.0"]).await;
+    check_refused("core-module", "", &["no hook", "core module"]).await;
+    check_refused("init-fails", "", &["`init` says: settings are missing"]).await;
+    check_refused("init-traps", "", &["does not start", "unreachable"]).await;
+    check_refused("init-loops", "init_timeout = \"50ms\"", &["longer than 50ms"]).await;
+    check_refused("self-test-fails", "", &["self-test says"]).await;
+    check_refused("does-not-exist", "", &["cannot be read"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_plugin_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = wat::parse_file(fixture("pass")).unwrap();
+    let check = async |name: &str, bytes: &[u8], reason: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = load_error(&path, "").await;
+        assert!(error.contains(reason), "no {reason:?} in: {error}");
+    };
+    check("text.wasm", b"hello, I am a text", "is not WebAssembly").await;
+    check("empty.wasm", b"", "is not WebAssembly").await;
+    check("half.wasm", &whole[..whole.len() / 2], "does not compile").await;
+    check("cut.wasm", &whole[..whole.len() - 1], "does not compile").await;
+    let error = load_error(folder.path(), "").await;
+    assert!(error.contains("wayleave plugin build"), "{error}");
+    assert!(load_error(std::path::Path::new("/dev/zero.wasm"), "").await.contains("cannot be read"));
+}
+
+/// Publishes into a room whose plugin fails at `hook` with `kind`, under both
+/// policies, and looks that everything else goes on.
+async fn check_failing(name: &str, plugin: &str, hook: &str, kind: &str) {
+    let gateway = TestGateway::with_plugin(name, plugin).await;
+    let mut client = gateway.client().await;
+    client.join("room:1").await;
+    client.join("free:1").await;
+    for _ in 0..3 {
+        let reply = client.ask("publish", json!({ "channel": "room:1", "data": "x" })).await;
+        assert_eq!(reply["error"]["code"], 100, "{name}: {reply}");
+        client.publish("free:1", json!("goes on")).await;
+        assert_eq!(client.heard("free:1").await, "goes on", "{name}");
+    }
+    let metric = format!(r#"wayleave_plugin_failures_total{{plugin="p",hook="{hook}",kind="{kind}"}}"#);
+    assert_eq!(gateway.metric(&metric), 3.0, "{name}: {}", gateway.gateway.router().metrics.text(0, 0, 0));
+
+    let gateway = TestGateway::with_plugin(name, &format!("{plugin}\non_failure = \"open\"")).await;
+    let mut client = gateway.client().await;
+    client.join("room:1").await;
+    client.publish("room:1", json!("passes")).await;
+    assert_eq!(client.heard("room:1").await, "passes", "{name}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_transform_or_route_costs_one_message() {
+    check_failing("trap", "", "transform", "trap").await;
+    check_failing("loop", "timeout = \"5ms\"", "transform", "timeout").await;
+    check_failing("grow", "timeout = \"500ms\"", "transform", "memory").await;
+    check_failing("not-json", "", "transform", "answer").await;
+    check_failing("bad-utf8", "", "transform", "answer").await;
+    check_failing("answer-huge", "memory = \"128MiB\"\ntimeout = \"500ms\"", "transform", "answer").await;
+    check_failing("host-call-flood", "grants = [\"log\"]\ntimeout = \"500ms\"", "transform", "host_calls").await;
+    check_failing("log-huge", "grants = [\"log\"]\nmemory = \"64MiB\"\ntimeout = \"500ms\"", "transform", "answer")
+        .await;
+    check_failing("million-targets", "memory = \"128MiB\"\ntimeout = \"500ms\"", "route", "answer").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gigabyte_is_not_answered() {
+    check_failing("answer-gigabyte", "memory = \"2GiB\"\ntimeout = \"2s\"", "transform", "answer").await;
+    let gateway = load_error(&fixture("answer-gigabyte"), "").await;
+    assert!(gateway.contains("more memory than it may have"), "{gateway}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_authorizer_refuses_whatever_the_plain_policy_says() {
+    for name in ["authorize-traps", "authorize-loops"] {
+        for policy in ["", "on_failure = \"open\"", "on_failure = \"closed\""] {
+            let gateway = TestGateway::with_plugin(name, &format!("timeout = \"5ms\"\n{policy}")).await;
+            let mut client = gateway.client().await;
+            assert_eq!(client.refused("subscribe", json!({ "channel": "room:1" })).await, 100, "{name}");
+            assert_eq!(gateway.hub().count("room:1"), (0, 0));
+            client.join("free:1").await;
+        }
+        let open = "timeout = \"5ms\"\non_failure = { authorize = \"open\" }";
+        TestGateway::with_plugin(name, open).await.client().await.join("room:1").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_observer_or_callee_harms_nobody() {
+    let gateway = TestGateway::with_plugin("observe-traps", "").await;
+    let mut client = gateway.client().await;
+    client.join("room:1").await;
+    client.publish("room:1", json!(1)).await;
+    assert_eq!(client.heard("room:1").await, 1);
+    let failures = gateway.metric(r#"wayleave_plugin_failures_total{plugin="p",hook="observe",kind="trap"}"#);
+    assert_eq!(failures, 2.0, "connected and joined");
+    let gateway = TestGateway::with_callee("call-traps", "").await;
+    let mut client = gateway.client().await;
+    assert_eq!(client.refused("rpc", json!({ "method": "x" })).await, 100);
+    client.ask("ping", json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_traps_leave_nothing_behind() {
+    let gateway = TestGateway::start(&plugin_config(
+        &fixture("trap"),
+        "",
+        "[limits]\ncommands_burst = 1000000\ncommands_per_second = 1000000\n",
+    ))
+    .await;
+    let mut client = gateway.client().await;
+    client.join("room:1").await;
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let mut publish = async |n: usize| {
+        for _ in 0..n {
+            assert_eq!(client.refused("publish", json!({ "channel": "room:1", "data": 1 })).await, 100);
+        }
+    };
+    publish(500).await;
+    let before = resident();
+    publish(10_000).await;
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes after 10,000 traps");
+}

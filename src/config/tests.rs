@@ -1,1 +1,109 @@
+use super::*;
 
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("/etc/wayleave"), &BTreeMap::new())
+}
+
+#[track_caller]
+fn check_mistake(text: &str, expected: &str) {
+    let error = parse(text).expect_err("it was accepted");
+    let said: Vec<_> = error.mistakes.iter().map(ToString::to_string).collect();
+    assert!(said.iter().any(|line| line.contains(expected)), "no {expected:?} in {said:#?}");
+}
+
+#[test]
+fn nothing_is_open_by_default() {
+    let config = parse("").unwrap();
+    assert!(config.server.listen.ip().is_loopback());
+    assert!(!config.auth.anonymous && !config.metrics.enabled && !config.server.try_page);
+    assert!(config.rooms.is_empty() && config.server.allowed_origins.is_empty());
+    let room = &parse("[[rooms]]\nmatch = \"x\"").unwrap().rooms[0];
+    assert_eq!((room.publish, room.presence, room.join_leave), (PublishRight::Nobody, false, false));
+}
+
+#[test]
+fn each_mistake_says_what_would_be_right() {
+    check_mistake("[server]\nlisten = 8000", "line 2: server.listen: expected a text");
+    check_mistake("[server]\nping_interval = \"5\"", "with its unit");
+    check_mistake("[server]\nping_interval = \"5s\"", "must be shorter than `ping_interval`");
+    check_mistake("[server]\nheader_timeout = \"1h\"", "out of range; expected 100ms to 1m");
+    check_mistake("[server]\nallowed_origins = [\"example.com\"]", "\"https://example.com\"");
+    check_mistake("[sever]\nlisten = \"x\"", "did you mean `server`?");
+    check_mistake("[auth.jwt]\n", "line 1: auth.jwt.hmac_secret: this key is required");
+    check_mistake("[auth.jwt]\nhmac_secret = \"short\"", "shorter than 32 bytes");
+    check_mistake("[auth.jwt]\nhmac_secret_file = \"/nowhere/x\"", "cannot be read");
+    check_mistake("[auth]\nplugins = [\"x\"]", "there is no plugin named `x`");
+    check_mistake("[limits]\noutbox = \"100KiB\"", "at least twice `message_size`");
+    check_mistake("[bus]\nkind = \"redis\"", "\"redis\" is not known; expected \"memory\"");
+    check_mistake("[api]\nkeys = []", "not in this version");
+    check_mistake("[[rooms]]\npublish = \"members\"", "line 1: rooms[0].match: this key is required");
+    check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");
+    check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { size = 1 }", "not in this version");
+    check_mistake("[rooms]\nmatch = \"x\"", "as in [[rooms]]");
+    check_mistake(
+        "[[routes]]\nroom = \"x\"\nto = [\"usr:{data.x}\"]",
+        "line 3: routes[0].to: `usr:{data.x}` is not a target",
+    );
+    check_mistake("[[plugins]]\nname = \"A b\"\npath = \"x\"", "is not a plugin's name");
+    check_mistake(
+        "[[plugins]]\nname = \"a\"\npath = \"x\"\n[[plugins]]\nname = \"a\"\npath = \"x\"",
+        "two plugins named `a`",
+    );
+    check_mistake("[[plugins]]\nname = \"a\"\npath = \"x\"\ngrants = [\"files\"]", "expected some of log, kv");
+    check_mistake(
+        "[[plugins]]\nname = \"a\"\npath = \"x\"\non_failure = { transfrom = \"open\" }",
+        "did you mean `transform`?",
+    );
+    check_mistake("[[plugins]]\nname = \"a\"\npath = \"x\"\nsettings = 5", "expected a table");
+    check_mistake("[log]\nlevel = \"lo=u=d\"", "is not a level");
+    check_mistake("[server\nlisten = 1", "line 1");
+}
+
+#[test]
+fn variables_stand_over_the_file() {
+    let variables = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    let secret = "a secret from the environment, long";
+    let environment = variables(&[
+        ("WAYLEAVE_SERVER_LISTEN", "0.0.0.0:9"),
+        ("WAYLEAVE_AUTH_JWT_HMAC_SECRET", secret),
+        ("WAYLEAVE_SERVER_ALLOWED_ORIGINS", "https://a.example, https://b.example"),
+        ("HOME", "/"),
+    ]);
+    let config = Config::parse("[server]\nlisten = \"127.0.0.1:1\"", Path::new("/"), &environment).unwrap();
+    assert_eq!(config.server.listen.to_string(), "0.0.0.0:9");
+    assert_eq!(config.auth.jwt.unwrap().hmac_secret.expose(), secret);
+    assert_eq!(config.server.allowed_origins.len(), 2);
+    let environment = variables(&[("WAYLEAVE_SERVER_LISTN", "x"), ("WAYLEAVE_SERVER_TRY_PAGE", "maybe")]);
+    let error = Config::parse("", Path::new("/"), &environment).unwrap_err().to_string();
+    assert!(error.contains("did you mean `WAYLEAVE_SERVER_LISTEN`?"), "{error}");
+    assert!(error.contains("WAYLEAVE_SERVER_TRY_PAGE: expected true or false"), "{error}");
+}
+
+#[test]
+fn a_secret_is_not_shown() {
+    let config = parse("[auth.jwt]\nhmac_secret = \"canary-canary-canary-canary-canary\"").unwrap();
+    assert!(!format!("{config:?}").contains("canary"));
+}
+
+#[test]
+fn a_plain_policy_spares_the_guards() {
+    use crate::plugin::{Hook, Policy};
+    let plugin = |policy: &str| {
+        let text = format!("[[plugins]]\nname = \"a\"\npath = \"a.wasm\"\non_failure = {policy}");
+        parse(&text).unwrap().plugins.remove(0).on_failure
+    };
+    let open = plugin("\"open\"");
+    assert_eq!((open[&Hook::Transform], open[&Hook::Authorize]), (Policy::Open, Policy::Closed));
+    let named = plugin("{ authorize = \"open\" }");
+    assert_eq!((named[&Hook::Transform], named[&Hook::Authorize]), (Policy::Closed, Policy::Open));
+}
+
+#[test]
+fn paths_are_the_files_neighbours() {
+    let config =
+        parse("[[plugins]]\nname = \"a\"\npath = \"p\"\n[[plugins]]\nname = \"b\"\npath = \"/x.wasm\"").unwrap();
+    assert_eq!(config.plugins[0].file(), Path::new("/etc/wayleave/p/plugin.wasm"));
+    assert_eq!(config.plugins[1].file(), Path::new("/x.wasm"));
+}

@@ -1,1 +1,173 @@
+use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::{
+    plugin::Permission,
+    protocol::Encoding,
+    session::{flusher::Flusher, outbox::Outbox},
+};
+
+const CONNECTIONS: usize = 6;
+const ROOMS: [&str; 4] = ["a", "b", "c", "d"];
+const USERS: [&str; 3] = ["", "ada", "bob"];
+const MAX_ROOMS: usize = 3;
+const MAX_DEVICES: usize = 2;
+
+#[derive(Debug, Clone)]
+enum Operation {
+    Add(usize),
+    Remove(usize),
+    Join(usize, usize),
+    Leave(usize, usize),
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let (connection, room) = (0..CONNECTIONS, 0..ROOMS.len());
+    prop_oneof![
+        2 => connection.clone().prop_map(Operation::Add),
+        1 => connection.clone().prop_map(Operation::Remove),
+        5 => (connection.clone(), room.clone()).prop_map(|(connection, room)| Operation::Join(connection, room)),
+        3 => (connection, room).prop_map(|(connection, room)| Operation::Leave(connection, room)),
+    ]
+}
+
+/// A connection over a real socket; nobody reads at its other end.
+async fn connection(user: &str) -> Arc<Connection> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let id = ConnectionId::random();
+    let outbox = Arc::new(Outbox::new(socket, 1 << 20, 0));
+    Arc::new(Connection::new(id, user.into(), "".into(), Encoding::CentrifugeJson, outbox))
+}
+
+fn membership() -> Membership {
+    Membership { publish: Permission::Configured, presence: Permission::Configured, info: "".into() }
+}
+
+/// What the hub should hold, told by much simpler means.
+#[derive(Default)]
+struct Model {
+    rooms: BTreeMap<usize, BTreeSet<usize>>,
+    gone: BTreeSet<usize>,
+}
+
+fn check(hub: &Hub, connections: &[Arc<Connection>], model: &Model) {
+    for (at, room) in ROOMS.iter().enumerate() {
+        let expected: BTreeSet<_> =
+            model.rooms.iter().filter(|(_, rooms)| rooms.contains(&at)).map(|(n, _)| connections[*n].id).collect();
+        let found: BTreeSet<_> = hub.connections_in(room).iter().map(|connection| connection.id).collect();
+        assert_eq!(found, expected, "members of {room}");
+        let users: BTreeSet<_> = hub.connections_in(room).iter().map(|connection| connection.user.clone()).collect();
+        assert_eq!(hub.count(room), (expected.len(), users.len()));
+        for (n, connection) in connections.iter().enumerate() {
+            let is_in = model.rooms.get(&n).is_some_and(|rooms| rooms.contains(&at));
+            assert_eq!(connection.membership(room).is_some(), is_in, "both ways agree");
+        }
+    }
+    for user in &USERS[1..] {
+        let expected: BTreeSet<_> = model
+            .rooms
+            .keys()
+            .map(|n| &connections[*n])
+            .filter(|known| &*known.user == *user)
+            .map(|known| known.id)
+            .collect();
+        let found: BTreeSet<_> = hub.connections_of(user).iter().map(|known| known.id).collect();
+        assert_eq!(found, expected, "devices of {user}");
+    }
+    assert_eq!(hub.n_connections(), model.rooms.len());
+    assert_eq!(hub.n_rooms(), model.rooms.values().flatten().collect::<BTreeSet<_>>().len());
+}
+
+fn apply(hub: &Hub, connections: &[Arc<Connection>], model: &mut Model, operation: &Operation) {
+    let flusher = Flusher::new(1);
+    let mut batch = Batch::new(&flusher);
+    match *operation {
+        Operation::Add(n) => {
+            let user = &connections[n].user;
+            if model.rooms.contains_key(&n) || model.gone.contains(&n) {
+                return;
+            }
+            let devices = model.rooms.keys().filter(|known| connections[**known].user == *user).count();
+            let expected = if user.is_empty() || devices < MAX_DEVICES { Ok(()) } else { Err(NotAdded::Limit) };
+            assert_eq!(hub.add(&connections[n], MAX_DEVICES), expected);
+            if expected.is_ok() {
+                model.rooms.insert(n, BTreeSet::new());
+            }
+        }
+        Operation::Remove(n) => {
+            let left: BTreeSet<_> = hub.remove(&connections[n]).into_iter().map(|(room, _)| room.to_string()).collect();
+            let expected = model.rooms.remove(&n).unwrap_or_default();
+            assert_eq!(left, expected.into_iter().map(|at| ROOMS[at].to_owned()).collect());
+            model.gone.insert(n);
+        }
+        Operation::Join(n, room) => {
+            if !model.rooms.contains_key(&n) && !model.gone.contains(&n) {
+                return;
+            }
+            let joined = hub.join(&connections[n], &ROOMS[room].into(), membership(), MAX_ROOMS, None, &mut batch);
+            let expected = match model.rooms.get_mut(&n) {
+                None => Err(NotAdded::Gone),
+                Some(rooms) if rooms.contains(&room) => Err(NotAdded::Already),
+                Some(rooms) if rooms.len() == MAX_ROOMS => Err(NotAdded::Limit),
+                Some(rooms) => {
+                    rooms.insert(room);
+                    Ok(())
+                }
+            };
+            assert_eq!(joined, expected);
+        }
+        Operation::Leave(n, room) => {
+            let expected = model.rooms.get_mut(&n).is_some_and(|rooms| rooms.remove(&room));
+            assert_eq!(hub.leave(&connections[n], ROOMS[room]).is_some(), expected);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_indexes_agree_after_any_operations(operations in prop::collection::vec(operation(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut connections = Vec::new();
+            for n in 0..CONNECTIONS {
+                connections.push(connection(USERS[n % USERS.len()]).await);
+            }
+            let (hub, mut model) = (Hub::new(), Model::default());
+            for operation in &operations {
+                apply(&hub, &connections, &mut model, operation);
+                check(&hub, &connections, &model);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_connection_that_several_targets_reach_is_reached_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (hub, flusher) = (Hub::new(), Flusher::new(1));
+        let mut batch = Batch::new(&flusher);
+        let mut connections = Vec::new();
+        for rooms in [&["a"][..], &["b"], &["a", "b"], &[]] {
+            let connection = connection("").await;
+            hub.add(&connection, 1).unwrap();
+            for room in rooms {
+                hub.join(&connection, &(*room).into(), membership(), 9, None, &mut batch).unwrap();
+            }
+            connections.push(connection);
+        }
+        let broadcast = Broadcast::new(Push::Message("1"));
+        let mut seen = Seen::tracking();
+        seen.exclude(connections[1].id);
+        let mut delivered = hub.deliver_room("a", &broadcast, &mut seen, &mut batch);
+        delivered += hub.deliver_room("b", &broadcast, &mut seen, &mut batch);
+        delivered += hub.deliver_each(&connections, &broadcast, &mut seen, &mut batch);
+        assert_eq!(delivered, Delivered { queued: 3, slow: 0 });
+    });
+}

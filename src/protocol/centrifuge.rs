@@ -116,6 +116,10 @@ fn raw(value: Option<&RawValue>) -> Option<&str> {
 }
 
 fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
+    // serde would take a list for a struct, its fields in order.
+    if !line.trim_ascii_start().starts_with('{') {
+        return Err(NotTheProtocol("expected an object".into()));
+    }
     let wire: WireCommand<'_> = serde_json::from_str(line).map_err(|error| NotTheProtocol(error.to_string()))?;
     let id = wire.id;
     let is_offered_not = wire.history.is_some() || wire.refresh.is_some() || wire.sub_refresh.is_some();

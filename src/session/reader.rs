@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn what_breaks_the_rules_ends_with_the_right_code() {
         check_closed(&frame(0x81, &[b'x'; 101]), &Close::MESSAGE_TOO_BIG);
-        check_closed(&[0x81, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0], &Close::MESSAGE_TOO_BIG);
+        check_closed(&[0x81, 0xff, 0x7f, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &Close::MESSAGE_TOO_BIG);
         check_closed(&frame(0x81, &[0xff, 0xfe]), &Close::INVALID_DATA);
         check_closed(&frame(0x82, b"x"), &Close::INAPPROPRIATE_PROTOCOL);
         check_closed(&frame(0xc1, b"x"), &Close::PROTOCOL_ERROR);

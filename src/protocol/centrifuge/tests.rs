@@ -31,7 +31,7 @@ fn several_commands_share_a_frame() {
 fn what_is_not_the_protocol_is_refused_with_a_reason() {
     check_refused("", "empty frame");
     check_refused("\n \n", "empty frame");
-    check_refused("hello", "expected value");
+    check_refused("hello", "expected an object");
     check_refused("[]", "expected");
     check_refused("{\"id\":-1}", "invalid");
     check_refused("{\"id\":1,\"connect\":5}", "invalid type");

@@ -3,7 +3,7 @@
 // use it too.
 
 import { spawn } from "node:child_process";
-import { mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { createInterface } from "node:readline";
@@ -50,6 +50,7 @@ export class Gateway {
   /** What `/try/events` tells, newest last. */
   statuses = new Inbox();
   #config;
+  #configFile = "config.toml";
   #child;
   #ended;
   #events;
@@ -57,9 +58,9 @@ export class Gateway {
   /**
    * A gateway in a temporary folder, gone when the test `t` is over. `files`
    * are put into that folder before it starts; relative paths of the config
-   * begin there.
+   * begin there. With `behindLink` the config file is a link into a subfolder.
    */
-  static async start(t, config, files = {}) {
+  static async start(t, config, files = {}, { behindLink = false } = {}) {
     const gateway = new Gateway();
     gateway.folder = await mkdtemp(join(tmpdir(), "wayleave-test-"));
     t.after(async () => {
@@ -67,6 +68,11 @@ export class Gateway {
       await rm(gateway.folder, { recursive: true, force: true });
     });
     for (const [name, text] of Object.entries(files)) await writeFile(join(gateway.folder, name), text);
+    if (behindLink) {
+      gateway.#configFile = "elsewhere/config.toml";
+      await mkdir(join(gateway.folder, "elsewhere"));
+      await symlink(gateway.#configFile, join(gateway.folder, "config.toml"));
+    }
     gateway.#config = config;
     await gateway.run();
     return gateway;
@@ -82,25 +88,25 @@ export class Gateway {
 
   /** Runs the process; after a `stop` again, on the same port. */
   async run() {
-    await this.write("config.toml", this.#text(this.#config));
-    // Without a signal handler of its own it would outlive a Ctrl-C in the tests.
+    await this.write(this.#configFile, this.#text(this.#config));
     const child = spawn(BINARY, ["run", "--config", join(this.folder, "config.toml")], {
       stdio: ["ignore", "ignore", "pipe"],
       env: { ...process.env, NO_COLOR: "1" },
     });
     this.#child = child;
-    this.#ended = new Promise((resolve) => {
-      child.once("error", (error) => resolve(`it did not start: ${error.message}`));
-      child.once("exit", (code, signal) => resolve(code ?? signal));
-    });
     const started = this.log.all.length;
+    this.#ended = new Promise((resolve) => {
+      child.once("error", (error) => resolve(error.message));
+      // `close` comes after the last line of its log.
+      child.once("close", (code, signal) => resolve(code ?? signal));
+    });
+    this.#ended.then((how) => this.log.put(`ended: ${how}`));
     createInterface({ input: child.stderr }).on("line", (line) => this.log.put(plain(line)));
-    const line = await Promise.race([
-      this.log.first((line, n) => n >= started && /listening on http:/.test(line), "the gateway listens"),
-      this.#ended.then((code) => {
-        throw new Error(`the gateway ended (${code}):\n${this.log.all.join("\n")}`);
-      }),
-    ]);
+    const line = await this.log.until((all) => {
+      const since = all.slice(started);
+      if (since.at(-1)?.startsWith("ended: ")) throw new Error(`the gateway does not start:\n${since.join("\n")}`);
+      return since.find((line) => line.includes("listening on http:"));
+    }, "the gateway listens");
     this.port = Number(line.match(/listening on http:\/\/127\.0\.0\.1:(\d+)/)[1]);
     this.url = `http://127.0.0.1:${this.port}`;
     this.websocket = `ws://127.0.0.1:${this.port}/connection/websocket`;
@@ -144,12 +150,7 @@ export class Gateway {
   /** Changes the config file; the gateway is to notice by itself. */
   async configure(config) {
     this.#config = config;
-    await this.write("config.toml", this.#text(config));
-  }
-
-  /** The same as a text, for those who put it somewhere else. */
-  configText(config) {
-    return this.#text(config);
+    await this.write(this.#configFile, this.#text(config));
   }
 
   signal(name) {

@@ -113,7 +113,8 @@ test("who reads too slowly is closed, and finds back", async (t) => {
   };
   const sent = await within(flood(), "the slow one is closed");
   socket.resume();
-  await slow.next("connecting", ({ code }) => code !== 0);
+  const lost = await slow.next("connecting", ({ code }) => code !== 0);
+  assert.deepEqual({ code: lost.code, reason: lost.reason }, { code: 3008, reason: "slow" });
   await slow.next("connected", (event) => event.client !== slow.id);
   // Whoever reads hears all of it all the while.
   await room.events.until(() => room.publications.length === sent, "all of the flood");

@@ -142,7 +142,7 @@ async fn a_head_that_is_too_large_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_length_that_lies_and_frames_that_break_the_rules_close() {
-    let (gateway, mut bystander) = start("").await;
+    let (gateway, mut bystander) = start("[limits]\nclose_timeout = \"100ms\"\n").await;
     for (bytes, code) in [
         // 15 MiB are announced and never sent.
         (&[0x81, 0xff, 0, 0, 0, 0, 0, 0xf0, 0, 0, 0, 0, 0, 0][..], 1009),

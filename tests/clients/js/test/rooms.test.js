@@ -41,10 +41,18 @@ test("whatever is JSON may be published", async (t) => {
   const gateway = await Gateway.start(t, { auth: AUTH, rooms: [{ match: "chat", publish: "members" }] });
   const client = await Client.connected(t, gateway);
   const room = await client.joined("chat");
-  const all = [{}, [], "", "text", 0, -1.5e30, true, false, null, { "": [[]] }, "\u0000\ud800"];
+  const all = [{}, [], "", "text", 0, -1.5e30, true, false, { "": [[]] }, "\u0000\ud800"];
   for (const data of all) await room.publish(data);
   const received = await room.events.until(() => room.publications.length >= all.length && room.publications);
   assert.deepEqual(received.map(({ data }) => data), all);
+});
+
+test("null is JSON too", async (t) => {
+  const gateway = await Gateway.start(t, { auth: AUTH, rooms: [{ match: "chat", publish: "members" }] });
+  const client = await Client.connected(t, gateway);
+  const room = await client.joined("chat");
+  await room.publish(null);
+  assert.equal((await room.next("publication")).data, null);
 });
 
 test("many commands in one frame are answered one by one, in order", async (t) => {
@@ -301,4 +309,5 @@ test("who sends commands too fast is told, then closed", async (t) => {
   const answers = await Promise.allSettled(Array.from({ length: 20 }, () => room.publish({})));
   const codes = answers.filter(({ status }) => status === "rejected").map(({ reason }) => reason.code);
   assert.ok(codes.includes(111), `${codes}`);
+  await client.next("connecting", ({ code }) => code === 3013);
 });

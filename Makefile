@@ -1,0 +1,81 @@
+# Wayleave. The two commands are `make run` and `make test`; both do all their
+# own set-up and are quick when nothing has changed.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SILENT:
+
+CARGO ?= cargo
+PYTHON ?= python3
+VENV := target/venv
+PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+
+.PHONY: help run test lint bench fuzz setup build plugins test-rust test-plugins test-clients test-browser
+
+help:
+	sed -n 's/^## //p' Makefile
+
+## make run      build everything and serve config.toml, with a page to try it
+run: setup build
+	exec target/debug/wayleave dev --config config.toml
+
+## make test     every test
+test: lint test-rust plugins test-plugins test-clients test-browser
+	echo "all tests passed"
+
+## make lint     format and lints, as errors
+lint: setup
+	echo "== lint"
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --all-targets --quiet -- -D warnings
+
+## make bench    the figures of README.md and benches/README.md (some minutes)
+bench: setup
+	echo "== bench"
+	$(CARGO) bench --bench codecs --bench fanout --bench idle --bench hooks --bench reload
+
+## make fuzz     the codec and the plugin loader, two minutes each
+fuzz: setup
+	tests/fuzz/run
+
+setup:
+	tests/setup
+
+build:
+	echo "== the gateway"
+	$(CARGO) build
+
+plugins: setup build
+	echo "== the example plugins"
+	target/debug/wayleave plugin build $(PLUGINS)
+
+test-rust: setup
+	echo "== Rust tests"
+	$(CARGO) test --quiet
+
+test-plugins: plugins
+	echo "== the example plugins' own tests"
+	for folder in $(PLUGINS); do
+		if [ -f $$folder/Cargo.toml ]; then
+			echo "-- $$folder"
+			CARGO_TARGET_DIR=target/plugins $(CARGO) test --quiet --manifest-path $$folder/Cargo.toml
+		else
+			echo "-- $$folder"
+			npm --prefix $$folder test --silent
+		fi
+	done
+
+test-clients: build
+	echo "== the official clients"
+	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/python/requirements.txt
+	$(VENV)/bin/python -m pytest --quiet tests/clients/python
+	[ -d tests/clients/js/node_modules ] || npm --prefix tests/clients/js ci --no-audit --no-fund --silent
+	npm --prefix tests/clients/js test --silent
+
+test-browser: plugins
+	echo "== the page, in a browser"
+	[ -d tests/browser/node_modules ] || npm --prefix tests/browser ci --no-audit --no-fund --silent
+	npm --prefix tests/browser test --silent

@@ -10,6 +10,7 @@ SHELL := bash
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
+FUZZ_SECONDS ?= 120
 PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 
 .PHONY: help run test lint bench fuzz setup build plugins test-rust test-plugins test-clients test-browser
@@ -38,7 +39,11 @@ bench: setup
 
 ## make fuzz     the codec and the plugin loader, two minutes each
 fuzz: setup
-	tests/fuzz/run
+	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	for target in codec plugin; do
+		echo "== fuzzing $$target for $(FUZZ_SECONDS) s"
+		$(CARGO) +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
+	done
 
 setup:
 	tests/setup

@@ -59,6 +59,7 @@ struct Environment {
     stores: kv::Stores,
     lookup: Arc<dyn Lookup>,
     started: Instant,
+    clock: engine::Clock,
 }
 
 /// Makes plugins. One for the life of the process.
@@ -82,13 +83,9 @@ impl PluginHost {
     /// # Errors
     /// If wasm cannot be run here, or the folder cannot be used.
     pub fn open(cache: Option<&Path>, lookup: Arc<dyn Lookup>, metrics: Metrics) -> anyhow::Result<Self> {
-        let environment = Environment { stores: kv::Stores::default(), lookup, started: Instant::now() };
-        Ok(Self {
-            engine: engine::open(cache)?,
-            environment: Arc::new(environment),
-            metrics,
-            generations: Mutex::default(),
-        })
+        let (engine, clock) = engine::open(cache)?;
+        let environment = Environment { stores: kv::Stores::default(), lookup, started: Instant::now(), clock };
+        Ok(Self { engine, environment: Arc::new(environment), metrics, generations: Mutex::default() })
     }
 
     /// Loads the plugins of a config, in its order. One of `running` that has
@@ -321,7 +318,7 @@ impl Plugin {
             None => Guest::start(&self.program)?,
         };
         // On an error the guest is dropped here, and its store with it.
-        let answer = guest.call(&self.program.config, function)?;
+        let answer = guest.call(&self.program, function)?;
         if !guest.is_worn(&self.program.config) {
             let mut idle = self.idle.lock();
             if idle.len() < IDLE_MAX {

@@ -17,7 +17,7 @@ mod bucket;
 pub mod flusher;
 mod heartbeat;
 pub mod outbox;
-mod reader;
+pub mod reader;
 mod wire;
 
 use self::{
@@ -48,7 +48,7 @@ pub async fn run(socket: TcpStream, early: Bytes, router: Arc<Router>, stop: Can
     let mut wire = Wire::new(Arc::clone(&outbox), message_size);
     router.metrics.sockets.inc();
     let newcomer = Newcomer { id, encoding: Encoding::CentrifugeJson, outbox };
-    let close = match handshake(&mut wire, &router, newcomer, &early, connect_by, stop).await {
+    let close = match handshake(&mut wire, &router, newcomer, early, connect_by, stop).await {
         Ok(session) => serve(&mut wire, session).await,
         Err(close) => close,
     };
@@ -63,11 +63,13 @@ async fn handshake(
     wire: &mut Wire,
     router: &Arc<Router>,
     newcomer: Newcomer,
-    early: &[u8],
+    early: Bytes,
     deadline: Instant,
     stop: CancellationToken,
 ) -> Result<Session, Close> {
-    let mut texts = wire.early(early);
+    let mut texts = wire.early(&early);
+    // It is a piece of the HTTP parser's buffer and would keep all of it.
+    drop(early);
     loop {
         for (n, text) in texts.iter().enumerate() {
             let mut batch = Batch::new(&router.flusher);

@@ -54,6 +54,7 @@ impl Guest {
             let ready = functions.init(store, &program.settings)?;
             Ok((functions, ready))
         };
+        let _ticking = program.environment.clock.run();
         match guard(|| start(&mut store)) {
             Ok((functions, Ok(()))) => Ok(Self { store, functions, calls: 0 }),
             Ok((_, Err(why))) => Err((FailureKind::Start, format!("`init` says: {why}"))),
@@ -65,7 +66,8 @@ impl Guest {
     }
 
     /// Runs the plugin's own test, if it has one.
-    pub(super) fn self_test(&mut self, config: &PluginConfig) -> Result<(), GuestError> {
+    pub(super) fn self_test(&mut self, program: &Program) -> Result<(), GuestError> {
+        let (config, _ticking) = (&program.config, program.environment.clock.run());
         arm(&mut self.store, config.init_timeout, config.host_calls);
         match guard(|| self.functions.self_test(&mut self.store)) {
             Ok(Ok(())) => Ok(()),
@@ -77,9 +79,10 @@ impl Guest {
     /// One call of a hook. After an error the guest must not be used again.
     pub(super) fn call<A>(
         &mut self,
-        config: &PluginConfig,
+        program: &Program,
         hook: impl FnOnce(&Functions, &mut Store<HostState>) -> wasmtime::Result<A>,
     ) -> Result<A, GuestError> {
+        let (config, _ticking) = (&program.config, program.environment.clock.run());
         self.calls += 1;
         arm(&mut self.store, config.timeout, config.host_calls);
         guard(|| hook(&self.functions, &mut self.store)).map_err(|error| explain(&error, &self.store, config.timeout))

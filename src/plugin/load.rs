@@ -112,7 +112,7 @@ fn try_compile(
         log: Arc::new(LogBudget::new(config.log_rate)),
     };
     let mut guest = Guest::start(&program).map_err(|(_, reason)| reason)?;
-    guest.self_test(config).map_err(|(_, reason)| reason)?;
+    guest.self_test(&program).map_err(|(_, reason)| reason)?;
     Ok((program, guest))
 }
 

@@ -21,18 +21,19 @@ const BUFFER: usize = 512;
 
 /// Decodes what one client sends.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub struct Reader {
     context: WebSocketContext,
 }
 
 /// What came out of some bytes.
 #[derive(Debug, Default)]
-pub(super) struct Decoded {
-    pub(super) texts: Vec<Utf8Bytes>,
+pub struct Decoded {
+    /// Whole messages.
+    pub texts: Vec<Utf8Bytes>,
     /// Bytes to be sent as they are.
-    pub(super) control: Vec<u8>,
+    pub control: Vec<u8>,
     /// Pings and pongs among them.
-    pub(super) n_control: u32,
+    pub n_control: u32,
 }
 
 /// A stream over one piece of memory, for a decoder that wants streams.
@@ -63,7 +64,8 @@ impl Write for Pipe<'_> {
 
 impl Reader {
     /// `message_size`: bytes of the largest message.
-    pub(super) fn new(message_size: usize) -> Self {
+    #[must_use]
+    pub fn new(message_size: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
@@ -74,7 +76,10 @@ impl Reader {
     }
 
     /// Takes in bytes. On an error what came before it is in `out` still.
-    pub(super) fn feed(&mut self, input: &[u8], out: &mut Decoded) -> Result<(), Close> {
+    ///
+    /// # Errors
+    /// How the connection must be closed.
+    pub fn feed(&mut self, input: &[u8], out: &mut Decoded) -> Result<(), Close> {
         let mut pipe = Pipe { input, output: &mut out.control };
         loop {
             match self.context.read(&mut pipe) {

@@ -1,7 +1,7 @@
 //! One socket with its two halves: what comes in, what goes out, and how it
 //! ends. It knows nothing of commands.
 
-use std::{cell::RefCell, io, pin::Pin, sync::Arc, time::Duration};
+use std::{cell::RefCell, future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tungstenite::Utf8Bytes;
@@ -78,6 +78,9 @@ impl Wire {
 
     /// Waits for the next thing: its four inputs are a wish to close or write
     /// from elsewhere, room to write, bytes to read, and the deadline.
+    ///
+    /// The socket is polled and not awaited by `readable`: that takes the place
+    /// of the HTTP task's waker, which would keep that task's memory for good.
     pub(super) async fn next(&mut self, deadline: Instant) -> Input {
         if self.timer.deadline() != deadline {
             self.timer.as_mut().reset(deadline);
@@ -90,8 +93,8 @@ impl Wire {
             tokio::select! {
                 biased;
                 () = outbox.woken() => {}
-                _ = outbox.socket().writable(), if outbox.is_blocked() => outbox.flush(),
-                _ = outbox.socket().readable() => {
+                _ = poll_fn(|context| outbox.socket().poll_write_ready(context)), if outbox.is_blocked() => outbox.flush(),
+                _ = poll_fn(|context| outbox.socket().poll_read_ready(context)) => {
                     let texts = self.read();
                     if !texts.is_empty() {
                         return Input::Texts(texts);

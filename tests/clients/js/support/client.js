@@ -1,29 +1,14 @@
 // The official client, with all its events kept in order.
 
-import { createHmac } from "node:crypto";
 import { Centrifuge } from "centrifuge";
 import WebSocket from "ws";
 import { Inbox } from "./inbox.js";
-
-export const SECRET = "a secret of the tests, of more than 32 bytes";
 
 const CLIENT_EVENTS = [
   "connecting", "connected", "disconnected", "error", "message",
   "subscribing", "subscribed", "unsubscribed", "publication", "join", "leave",
 ];
 const ROOM_EVENTS = ["subscribing", "subscribed", "unsubscribed", "publication", "join", "leave", "error"];
-
-/** A JSON web token with HS256, as an application's backend makes them. */
-export function token(claims, secret = SECRET, algorithm = "HS256") {
-  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
-  const body = `${part({ alg: algorithm, typ: "JWT" })}.${part(claims)}`;
-  return `${body}.${createHmac("sha256", secret).update(body).digest("base64url")}`;
-}
-
-/** Seconds since 1970, as tokens have them. */
-export function seconds(fromNow = 0) {
-  return Math.floor(Date.now() / 1000) + fromNow;
-}
 
 /** Events with their names, as the client emitted them. */
 class Events extends Inbox {

@@ -11,7 +11,9 @@ import { fileURLToPath } from "node:url";
 import { Inbox, within } from "./inbox.js";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
-const ROOT = resolve(HERE, "../../../..");
+export const ROOT = resolve(HERE, "../../../..");
+/** How `run` and `dev` tell where they listen. */
+const LISTENING = /http:\/\/127\.0\.0\.1:(\d+)/;
 const BINARY = resolve(process.env.WAYLEAVE_BIN ?? join(ROOT, "target/debug/wayleave"));
 
 /** The path of a fixture plugin. */
@@ -51,6 +53,7 @@ export class Gateway {
   statuses = new Inbox();
   #config;
   #configFile = "config.toml";
+  #command;
   #child;
   #ended;
   #events;
@@ -58,22 +61,27 @@ export class Gateway {
   /**
    * A gateway in a temporary folder, gone when the test `t` is over. `files`
    * are put into that folder before it starts; relative paths of the config
-   * begin there. With `behindLink` the config file is a link into a subfolder.
+   * begin there. With `behindLink` the config file is a link into a subfolder; `command`
+   * is what the program is to do.
    */
-  static async start(t, config, files = {}, { behindLink = false } = {}) {
+  static async start(t, config, files = {}, { behindLink = false, command = "run" } = {}) {
     const gateway = new Gateway();
     gateway.folder = await mkdtemp(join(tmpdir(), "wayleave-test-"));
     t.after(async () => {
       await gateway.stop();
       await rm(gateway.folder, { recursive: true, force: true });
     });
-    for (const [name, text] of Object.entries(files)) await writeFile(join(gateway.folder, name), text);
+    for (const [name, text] of Object.entries(files)) {
+      await mkdir(dirname(join(gateway.folder, name)), { recursive: true });
+      await writeFile(join(gateway.folder, name), text);
+    }
     if (behindLink) {
       gateway.#configFile = "elsewhere/config.toml";
       await mkdir(join(gateway.folder, "elsewhere"));
       await symlink(gateway.#configFile, join(gateway.folder, "config.toml"));
     }
     gateway.#config = config;
+    gateway.#command = command;
     await gateway.run();
     return gateway;
   }
@@ -89,7 +97,7 @@ export class Gateway {
   /** Runs the process; after a `stop` again, on the same port. */
   async run() {
     await this.write(this.#configFile, this.#text(this.#config));
-    const child = spawn(BINARY, ["run", "--config", join(this.folder, "config.toml")], {
+    const child = spawn(BINARY, [this.#command, "--config", join(this.folder, "config.toml")], {
       stdio: ["ignore", "ignore", "pipe"],
       env: { ...process.env, NO_COLOR: "1" },
     });
@@ -105,9 +113,9 @@ export class Gateway {
     const line = await this.log.until((all) => {
       const since = all.slice(started);
       if (since.at(-1)?.startsWith("ended: ")) throw new Error(`the gateway does not start:\n${since.join("\n")}`);
-      return since.find((line) => line.includes("listening on http:"));
+      return since.find((line) => LISTENING.test(line));
     }, "the gateway listens");
-    this.port = Number(line.match(/listening on http:\/\/127\.0\.0\.1:(\d+)/)[1]);
+    this.port = Number(line.match(LISTENING)[1]);
     this.url = `http://127.0.0.1:${this.port}`;
     this.websocket = `ws://127.0.0.1:${this.port}/connection/websocket`;
     if (this.#config.server?.try_page !== false) await this.#follow();

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import WebSocket from "ws";
-import { Client, SECRET, seconds, token } from "../support/client.js";
+import { Client } from "../support/client.js";
 import { Gateway, fixture } from "../support/gateway.js";
+import { SECRET, seconds, token } from "../support/token.js";
 
 const JWT = { jwt: { hmac_secret: SECRET } };
 const ROOMS = [{ match: "chat:*", presence: true, publish: "members" }];

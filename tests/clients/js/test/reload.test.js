@@ -3,8 +3,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Client, SECRET, token } from "../support/client.js";
+import { Client } from "../support/client.js";
 import { Gateway, fixtureText } from "../support/gateway.js";
+import { SECRET, token } from "../support/token.js";
 
 const SWAPS = 40;
 /** Messages a second, of each sender. */

@@ -2,8 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Client, SECRET, refusal, token } from "../support/client.js";
+import { Client, refusal } from "../support/client.js";
 import { Gateway, fixture } from "../support/gateway.js";
+import { SECRET, token } from "../support/token.js";
 
 const AUTH = { anonymous: true, jwt: { hmac_secret: SECRET } };
 const ADA = { token: token({ sub: "ada", info: { name: "Ada" } }) };

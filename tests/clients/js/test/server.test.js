@@ -1,11 +1,13 @@
 // Calls, heartbeat, slow readers, and the end of a gateway.
 
 import assert from "node:assert/strict";
+import { connect } from "node:net";
 import { test } from "node:test";
 import WebSocket from "ws";
-import { Client, SECRET, refusal, token } from "../support/client.js";
+import { Client, refusal } from "../support/client.js";
 import { Gateway, fixture } from "../support/gateway.js";
 import { within } from "../support/inbox.js";
+import { SECRET, token } from "../support/token.js";
 
 const AUTH = { anonymous: true };
 
@@ -83,6 +85,35 @@ test("who speaks something else is closed", async (t) => {
     socket.send(frame);
     assert.equal((await within(closed, "closed")).code, code, `${frame}`);
   }
+});
+
+/** A frame of a client, masked with zeros, so that the payload stands as it is. */
+function frame(opcode, payload) {
+  return Buffer.concat([Buffer.from([0x80 | opcode, 0x80 | payload.length, 0, 0, 0, 0]), payload]);
+}
+
+test("the gateway ends the TCP connection first, as RFC 6455 has it", async (t) => {
+  // So long that a gateway which waits for the client's end instead would be noticed.
+  const gateway = await Gateway.start(t, { auth: AUTH, limits: { close_timeout: "60s" } });
+  const socket = connect({ port: gateway.port, host: "127.0.0.1", allowHalfOpen: true });
+  t.after(() => socket.destroy());
+  const ended = new Promise((resolve) => socket.once("end", resolve));
+  let received = Buffer.alloc(0);
+  const closed = new Promise((resolve) =>
+    socket.on("data", (bytes) => {
+      received = Buffer.concat([received, bytes]);
+      // The last thing is a close frame with 3500.
+      if (received.includes(Buffer.from([0x88, 15, 3500 >> 8, 3500 & 0xff]))) resolve();
+    }),
+  );
+  socket.write(
+    "GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+      "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+  );
+  socket.write(frame(1, Buffer.from('{"id":1,"connect":{"token":"x"}}')));
+  await within(closed, "a close frame");
+  socket.write(frame(8, Buffer.from([3500 >> 8, 3500 & 0xff])));
+  await within(ended, "the gateway ends the connection");
 });
 
 test("who reads too slowly is closed, and finds back", async (t) => {

@@ -107,3 +107,83 @@ fn paths_are_the_files_neighbours() {
     assert_eq!(config.plugins[0].file(), Path::new("/etc/wayleave/p/plugin.wasm"));
     assert_eq!(config.plugins[1].file(), Path::new("/x.wasm"));
 }
+
+/// `config.toml` shows every option with its default, except where a comment
+/// says what the default is instead.
+#[test]
+fn the_example_config_shows_every_option_with_its_default() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("config.toml")).unwrap();
+    let shown = Config::parse(&text, root, &BTreeMap::new()).unwrap_or_else(|error| panic!("{error}"));
+    // Every line that names another default is put back to it.
+    let defaults: String = text
+        .split("\n[[rooms]]")
+        .next()
+        .unwrap()
+        .lines()
+        .map(|line| match (line.split_once(" = "), line.split_once("# default: ")) {
+            (Some((key, _)), Some((_, default))) => {
+                let default = default.split(". ").next().unwrap().trim_end_matches('.');
+                format!("{key} = {default}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let defaults = Config::parse(&defaults, root, &BTreeMap::new()).unwrap_or_else(|error| panic!("{error}"));
+    let empty = Config::parse("", root, &BTreeMap::new()).unwrap();
+    assert_eq!(defaults, empty);
+    assert_ne!(shown.server, empty.server);
+    // And each key of the sections is there.
+    for key in [
+        "listen",
+        "header_timeout",
+        "connect_timeout",
+        "ping_interval",
+        "pong_timeout",
+        "require_pong",
+        "personal_rooms",
+        "allowed_origins",
+        "try_page",
+        "cache",
+        "anonymous",
+        "plugins",
+        "hmac_secret",
+        "hmac_secret_file",
+        "audience",
+        "issuer",
+        "leeway",
+        "kind",
+        "connections",
+        "connections_per_user",
+        "rooms_per_connection",
+        "message_size",
+        "outbox",
+        "name_length",
+        "commands_per_second",
+        "commands_burst",
+        "close_timeout",
+        "enabled",
+        "level",
+        "format",
+        "timeout",
+        "join",
+        "publish",
+        "presence",
+        "join_leave",
+        "stamp",
+        "keep",
+        "grants",
+        "init_timeout",
+        "memory",
+        "answer_size",
+        "host_calls",
+        "targets",
+        "recycle_after",
+        "kv_quota",
+        "log_rate",
+        "on_failure",
+    ] {
+        let shows = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} ="));
+        assert!(text.lines().any(shows), "config.toml does not show `{key}`");
+    }
+}

@@ -64,16 +64,16 @@ export class Pane {
       this.connection = undefined;
       this.#say("disconnected", code === 0 ? "disconnected" : `refused: ${code} ${reason}`);
     });
-    centrifuge.on("error", ({ error }) => {
-      if (error.code > 100) this.#say("connecting", `refused: ${error.code} ${error.message}; trying again…`);
+    centrifuge.on("error", ({ type, error }) => {
+      // Codes below 100 are the client's own: timeouts, and sockets that break.
+      if (error.code >= 100) this.#say("connecting", `refused: ${error.code} ${error.message}; trying again…`);
+      else if (type === "transport") this.#say("connecting", "the gateway cannot be reached; trying again…");
     });
     // The user's own room, and whatever else the server has put them into.
     centrifuge.on("publication", (publication) => this.#personal(publication));
     centrifuge.on("message", (message) => this.#personal(message));
-    for (const room of this.#rooms) {
-      room.forget();
-      room.join();
-    }
+    for (const room of this.#rooms) room.forget();
+    this.#shown?.join();
     centrifuge.connect();
   }
 
@@ -112,6 +112,8 @@ export class Pane {
     this.#shown?.show(false);
     this.#shown = room;
     room.show(true);
+    // A room is joined when it is first looked at, and kept.
+    if (room.state === "unknown") room.join();
     this.#part("line").placeholder = `Message to ${room.channel}`;
     this.roomChanged(room);
   }
@@ -153,10 +155,7 @@ export class Pane {
     if (channel === "") return;
     field.value = "";
     let room = this.#rooms.find((room) => room.channel === channel);
-    if (!room) {
-      room = this.#add(channel);
-      room.join();
-    }
+    room ??= this.#add(channel);
     this.show(room);
     room.tab.focus();
   }

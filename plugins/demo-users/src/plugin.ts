@@ -16,8 +16,8 @@ export const authenticate = {
         user: user.id,
         info: JSON.stringify({ name: user.name }),
         rooms: [],
-        // A u64 is a bigint here; 0 stands for never.
-        expiresAt: 0n,
+        // For never.
+        expiresAt: 0,
         attributes: [],
       },
     };

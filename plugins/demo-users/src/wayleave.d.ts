@@ -23,8 +23,8 @@ interface Identity {
   info: string;
   /** Rooms that the connection is in from the start. */
   rooms: string[];
-  /** Milliseconds since 1970 when the connection is to end; 0 for never. */
-  expiresAt: bigint;
+  /** Milliseconds since 1970 when the connection is to end; 0 for never. A `u64` is a number here, not a bigint. */
+  expiresAt: number;
   attributes: Attributes;
 }
 

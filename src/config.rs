@@ -88,7 +88,9 @@ impl Config {
         })?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        Self::parse(&text, &folder, &std::env::vars().collect()).map_err(|error| fail(error.mistakes))
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::parse(&text, &folder, &variables.collect()).map_err(|error| fail(error.mistakes))
     }
 
     /// Checks a text; `folder` is what relative paths in it start from, and
@@ -160,6 +162,9 @@ impl Config {
         }
         if self.server.cache != running.server.cache {
             keys.push("server.cache");
+        }
+        if self.server.try_page != running.server.try_page {
+            keys.push("server.try_page");
         }
         if self.log != running.log {
             keys.push("log");

@@ -29,6 +29,10 @@ pub use self::{
     deliver::HubLookup,
 };
 
+/// The most members that one answer lists. A larger room can be counted; its
+/// list would be a megabyte in the outbox of whoever asks.
+const PRESENCE_MAX: usize = 2_000;
+
 /// The routed unit: one message with all that the hooks have made of it.
 #[derive(Debug)]
 pub struct Envelope<'a> {
@@ -152,7 +156,10 @@ impl Router {
     /// If the client may not know.
     pub fn presence(&self, from: &Connection, room: &str) -> Result<Vec<MemberInfo>, Refusal> {
         self.may_see(from, room)?;
-        Ok(self.hub.members(room, usize::MAX))
+        if self.hub.count(room).0 > PRESENCE_MAX {
+            return Err(Refusal::LIMIT_EXCEEDED);
+        }
+        Ok(self.hub.members(room, PRESENCE_MAX))
     }
 
     /// How many connections and users are in a room.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -46,16 +47,32 @@ pub async fn run(socket: TcpStream, early: Bytes, router: Arc<Router>, stop: Can
     let id = ConnectionId::random();
     let outbox = Arc::new(Outbox::new(socket, outbox_max, id.shard(router.flusher.shards())));
     let mut wire = Wire::new(Arc::clone(&outbox), message_size);
-    router.metrics.sockets.inc();
+    let open = Counted::new(&router.metrics.sockets);
     let newcomer = Newcomer { id, encoding: Encoding::CentrifugeJson, outbox };
     let close = match handshake(&mut wire, &router, newcomer, early, connect_by, stop).await {
         Ok(session) => serve(&mut wire, session).await,
         Err(close) => close,
     };
-    router.metrics.sockets.dec();
+    drop(open);
     router.metrics.closed(close.code);
     tracing::debug!(connection = %id, code = close.code, reason = %close.reason, "closed");
     wire.finish(close, close_timeout).await;
+}
+
+/// Counts for as long as it lives, also through a panic.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Waits for a good hello, and no longer than the deadline.

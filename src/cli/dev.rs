@@ -21,13 +21,11 @@ use crate::{
 const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".git"];
 
 pub(super) fn main(file: &Path) -> ExitCode {
-    let mut config = match super::load(file) {
+    let config = match super::load(file) {
         Ok(config) => config,
         Err(code) => return code,
     };
     super::start_log(&config.log);
-    // Whoever develops wants to look.
-    config.server.try_page = true;
     let result = run::runtime().and_then(|runtime| runtime.block_on(serve(config, file)));
     result.unwrap_or_else(|error| {
         eprintln!("{error:#}");
@@ -47,7 +45,9 @@ async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
         }
     }
     let gateway = Gateway::start(config, Some(file.to_owned())).await?;
-    tracing::info!("open http://{} and edit a plugin or the config", gateway.address());
+    let page = gateway.reloader().running().config.server.try_page;
+    let hint = if page { "open it" } else { "`server.try_page = true` gives a page to try it" };
+    tracing::info!("serving http://{}; {hint}, and edit a plugin or the config", gateway.address());
     let watching = watch(Arc::clone(gateway.reloader()));
     run::until_stopped(gateway, watching).await
 }

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Reloader;
+use crate::config::{Config, PluginConfig};
 
 /// Editors and compilers write a file in several steps.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -113,9 +114,10 @@ impl Watcher {
 /// The files that a generation is made of.
 fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     let generation = reloader.running();
-    let plugins = generation.config.plugins.iter().map(crate::config::PluginConfig::file);
-    // What a config that failed to load would add is seen when the config
-    // itself changes next.
+    // A config that could not be put in force may name a plugin that is still
+    // to be built.
+    let wanted = reloader.file().and_then(|file| Config::load(file).ok()).map(|config| config.plugins);
+    let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
     plugins.chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
 }
 

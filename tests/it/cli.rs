@@ -96,8 +96,12 @@ struct Running {
 
 impl Running {
     fn start(folder: &Path) -> Self {
+        Self::start_with(folder, "run")
+    }
+
+    fn start_with(folder: &Path, command: &str) -> Self {
         let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_wayleave"))
-            .arg("run")
+            .arg(command)
             .current_dir(folder)
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -146,4 +150,54 @@ async fn sighup_reloads_and_sigterm_drains() {
     drop(client);
     let status = tokio::time::timeout(PATIENCE, running.child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(0));
+}
+
+/// A plugin whose "source" is a compiled component and whose build copies it:
+/// a toolchain that is quick and can fail.
+fn write_source(folder: &Path, source: &[u8], build: &str) {
+    std::fs::create_dir_all(folder.join("src")).unwrap();
+    std::fs::create_dir_all(folder.join("node_modules")).unwrap();
+    std::fs::write(folder.join("src/plugin.bin"), source).unwrap();
+    let package = format!(r#"{{"name":"p","private":true,"scripts":{{"build":"{build}"}}}}"#);
+    std::fs::write(folder.join("package.json"), package).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_rebuilds_on_save_and_says_what_cannot_be_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = folder.path().join("p");
+    let component = |name: &str| wat::parse_file(fixture(name)).unwrap();
+    write_source(&plugin, &component("stamp-a"), "cp src/plugin.bin plugin.wasm");
+    let config = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\ncache = \"\"\ntry_page = true\n[auth]\nanonymous = true\n{}",
+        plugin_config(Path::new("p"), "", "")
+    );
+    std::fs::write(folder.path().join("config.toml"), &config).unwrap();
+    let mut running = Running::start_with(folder.path(), "dev");
+    let line = running.says("serving http://").await;
+    let address = line.split("http://").nth(1).unwrap().split(';').next().unwrap().to_owned();
+    let mut client = crate::support::TestClient::open(&format!("ws://{address}/connection/websocket")).await;
+    client.ask("connect", serde_json::json!({})).await;
+    client.join("room:1").await;
+    client.publish("room:1", serde_json::json!(1)).await;
+    assert_eq!(client.heard("room:1").await["stamp"], "a");
+
+    std::fs::write(plugin.join("src/plugin.bin"), component("stamp-b")).unwrap();
+    running.says("reloaded").await;
+    client.publish("room:1", serde_json::json!(1)).await;
+    assert_eq!(client.heard("room:1").await["stamp"], "b");
+
+    write_source(&plugin, &component("stamp-b"), "echo no such word in line 7 >&2; false");
+    running.says("cannot be built, the running one stays").await;
+    running.says("no such word in line 7").await;
+    client.publish("room:1", serde_json::json!(1)).await;
+    assert_eq!(client.heard("room:1").await["stamp"], "b");
+
+    // A plugin that the config names from now on is built and then live.
+    write_source(&folder.path().join("q"), &component("echo-call"), "cp src/plugin.bin plugin.wasm");
+    let more = "\n[[plugins]]\nname = \"q\"\npath = \"q\"\n";
+    std::fs::write(folder.path().join("config.toml"), config + more).unwrap();
+    running.says("reloaded").await;
+    let reply = client.ask("rpc", serde_json::json!({ "method": "echo", "data": "back" })).await;
+    assert_eq!(reply["rpc"]["data"], "back");
 }

@@ -3,6 +3,8 @@
 //! Each test starts a gateway of its own on a free port and speaks to it. None
 //! sleeps to synchronise: they wait for a condition under a deadline.
 
+#![allow(clippy::unwrap_used, reason = "a test ends with its first trouble")]
+#![allow(clippy::disallowed_methods, reason = "no drain waits for the tasks of a test")]
 #![expect(unreachable_pub, reason = "one crate; `pub` marks what its modules share")]
 
 mod bad_clients;

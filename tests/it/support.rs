@@ -190,7 +190,7 @@ impl TestClient {
             match self.came().await {
                 Came::Json(reply) if reply["id"] == id => return reply,
                 Came::Json(push) => self.early.push(push),
-                closed => panic!("instead of a reply to {method}: {closed:?}"),
+                closed @ Came::Closed(..) => panic!("instead of a reply to {method}: {closed:?}"),
             }
         }
     }

@@ -5,7 +5,14 @@ import { Pane } from "./pane.js";
 import { Strip } from "./strip.js";
 import { changed } from "./words.js";
 
-const ROOMS = ["chat:lobby", "team:staff", "news:a", "news:b", "orders:1"];
+// Rooms of the config.toml that comes along, with what is worth trying there.
+const ROOMS = [
+  { channel: "chat:lobby", hint: "try heck, @bob, /announce hi" },
+  { channel: "team:staff" },
+  { channel: "news:a" },
+  { channel: "news:b" },
+  { channel: "orders:1", hint: 'try {"customer":"bob"}' },
+];
 // Tokens of plugins/demo-users, which is for trying only.
 const USERS = [
   { id: "ada", title: "Ada", token: "demo-ada" },

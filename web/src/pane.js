@@ -22,7 +22,7 @@ export class Pane {
     this.#part("title").textContent = title;
     const field = this.#part("token");
     field.value = token;
-    for (const channel of rooms) this.#add(channel);
+    for (const { channel, hint } of rooms) this.#add(channel, hint);
 
     this.#part("identity").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -98,8 +98,8 @@ export class Pane {
     for (const room of this.#rooms) room.generation(number, plugins);
   }
 
-  #add(channel) {
-    const room = new Room(channel, this);
+  #add(channel, hint) {
+    const room = new Room(channel, this, hint);
     room.tab.addEventListener("click", () => this.show(room));
     this.#rooms.push(room);
     this.#part("tabs").append(room.tab);
@@ -114,7 +114,7 @@ export class Pane {
     room.show(true);
     // A room is joined when it is first looked at, and kept.
     if (room.state === "unknown") room.join();
-    this.#part("line").placeholder = `Message to ${room.channel}`;
+    this.#part("line").placeholder = `Message to ${room.channel}${room.hint ? `: ${room.hint}` : ""}`;
     this.roomChanged(room);
   }
 

@@ -17,9 +17,11 @@ export class Room {
   #plugins = "";
   #unread = 0;
 
-  constructor(channel, pane) {
+  /** `hint` says what is worth trying in there. */
+  constructor(channel, pane, hint) {
     this.channel = channel;
     this.pane = pane;
+    this.hint = hint;
     const id = `${pane.id}-${channel}`.replace(/[^\w-]/g, "_");
     this.counter = el("span", { className: "unread", hidden: true });
     this.tab = el("button", { type: "button", id: `tab-${id}`, className: "tab", title: channel }, el("span", {}, channel), this.counter);
@@ -155,6 +157,7 @@ export class Room {
 
   /** Marks where another generation went live. */
   generation(number, plugins) {
+    if (this.log.childElementCount === 0) return;
     const text = [`generation ${number}`, ...plugins].join(" · ");
     this.#put(el("li", { className: "entry divider" }, el("span", {}, text)));
   }

@@ -55,8 +55,8 @@ export class Strip {
 }
 
 function errorsOf(status) {
-  const builds = status.build_errors.map(({ plugin, text }) => ({ title: `${plugin} does not build`, text }));
-  return status.error ? [...builds, { title: "not taken over", text: status.error }] : builds;
+  const builds = status.build_errors.map(({ plugin, text }) => ({ title: `${plugin} does not build, its last build stays`, text }));
+  return status.error ? [...builds, { title: "Not taken over, the running generation stays", text: status.error }] : builds;
 }
 
 function chip({ name, generation, hash, hooks }, fresh, building) {

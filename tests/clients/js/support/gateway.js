@@ -155,6 +155,11 @@ export class Gateway {
     await rename(`${path}.new`, path);
   }
 
+  /** Takes a file out of the gateway's folder. */
+  remove(name) {
+    return rm(join(this.folder, name));
+  }
+
   /** Changes the config file; the gateway is to notice by itself. */
   async configure(config) {
     this.#config = config;

@@ -4,10 +4,12 @@
 //! tool is named together with the command that installs it.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
+    fs::File,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output, Stdio},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use anyhow::{Context, bail, ensure};
@@ -29,8 +31,9 @@ pub(super) fn main(folders: Vec<PathBuf>, config: &Path) -> ExitCode {
     for folder in folders {
         let started = Instant::now();
         println!("building {}", folder.display());
-        match build(&folder) {
-            Ok(()) => println!("  plugin.wasm in {:.1} s", started.elapsed().as_secs_f64()),
+        match build_if_stale(&folder) {
+            Ok(true) => println!("  plugin.wasm in {:.1} s", started.elapsed().as_secs_f64()),
+            Ok(false) => println!("  plugin.wasm is newer than its sources"),
             Err(error) => {
                 eprintln!("{error:#}");
                 code = ExitCode::FAILURE;
@@ -40,11 +43,70 @@ pub(super) fn main(folders: Vec<PathBuf>, config: &Path) -> ExitCode {
     code
 }
 
+/// Builds one folder, unless its `plugin.wasm` is newer than every source.
+/// True: it was built.
+///
+/// # Errors
+/// What the toolchain said, or what is missing.
+pub(super) fn build_if_stale(folder: &Path) -> anyhow::Result<bool> {
+    let built = folder.join("plugin.wasm").metadata().and_then(|file| file.modified()).ok();
+    let newest = sources(folder).into_values().flatten().max();
+    if built.is_some() && built > newest {
+        return Ok(false);
+    }
+    build(folder).map(|()| true)
+}
+
 /// Builds one folder.
 ///
 /// # Errors
 /// What the toolchain said, or what is missing.
 pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
+    // What is saved from now on may not be in the build.
+    let started = SystemTime::now();
+    build_by_kind(folder)?;
+    let built = File::options().append(true).open(folder.join("plugin.wasm"))?;
+    Ok(built.set_modified(started)?)
+}
+
+/// Folders inside a plugin's that hold what tools make.
+const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".git"];
+
+/// How deep sources are looked for; a link may lead in a circle.
+const DEPTH_MAX: usize = 8;
+
+/// Source files with the moment of their last change.
+pub(super) type SourceState = BTreeMap<PathBuf, Option<SystemTime>>;
+
+/// True for what a person may have written; the path starts at the plugin's
+/// folder, since what is above it may have any name.
+pub(super) fn is_source(path: &Path) -> bool {
+    let made = path.components().any(|part| MADE.iter().any(|made| part.as_os_str() == *made));
+    let wasm = path.extension().is_some_and(|extension| extension == "wasm" || extension == "part");
+    !made && !wasm
+}
+
+/// The sources in a folder, through links too: the interfaces may be one.
+pub(super) fn sources(folder: &Path) -> SourceState {
+    let mut files = SourceState::new();
+    let mut folders = vec![(folder.to_owned(), 0)];
+    while let Some((folder, depth)) = folders.pop() {
+        let Ok(entries) = folder.read_dir() else { continue };
+        for path in entries.flatten().filter(|entry| is_source(Path::new(&entry.file_name()))).map(|entry| entry.path())
+        {
+            match path.metadata() {
+                Ok(data) if data.is_dir() && depth < DEPTH_MAX => folders.push((path, depth + 1)),
+                Ok(data) if data.is_file() => {
+                    files.insert(path, data.modified().ok());
+                }
+                _ => {}
+            }
+        }
+    }
+    files
+}
+
+fn build_by_kind(folder: &Path) -> anyhow::Result<()> {
     if folder.join("Cargo.toml").is_file() {
         build_rust(folder)
     } else if folder.join("package.json").is_file() {

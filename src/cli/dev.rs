@@ -5,20 +5,16 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::SystemTime,
 };
 
 use notify::RecursiveMode;
 
-use super::{build::build, run};
+use super::{build, run};
 use crate::{
     config::Config,
     gateway::Gateway,
     reload::{BuildError, Reloader, Watcher, is_settled},
 };
-
-/// Folders inside a plugin's that hold what tools make.
-const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".git"];
 
 pub(super) fn main(file: &Path) -> ExitCode {
     let config = match super::load(file) {
@@ -37,7 +33,7 @@ async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
     // The first build is awaited: a gateway without its plugins would not start.
     for (name, folder) in sources(&config) {
         tracing::info!(plugin = name, folder = %folder.display(), "building");
-        let built = tokio::task::spawn_blocking(move || build(&folder)).await?;
+        let built = tokio::task::spawn_blocking(move || build::build_if_stale(&folder)).await?;
         if let Err(error) = built {
             let text = format!("{error:#}");
             anyhow::ensure!(is_built(&config, &name), "plugin `{name}` cannot be built:\n{text}");
@@ -72,15 +68,18 @@ async fn watch(reloader: Arc<Reloader>) {
             return std::future::pending().await;
         }
     };
-    let mut seen: BTreeMap<String, SourceState> = BTreeMap::new();
+    let mut seen: BTreeMap<String, build::SourceState> = BTreeMap::new();
     let mut status = reloader.status();
     loop {
         // The config may name other plugins by now.
         let sources = configured(&reloader);
         let folders: BTreeSet<PathBuf> = sources.values().cloned().collect();
-        watcher.watch(folders, RecursiveMode::Recursive, is_source);
+        let roots = folders.clone();
+        watcher.watch(folders, RecursiveMode::Recursive, move |path| {
+            roots.iter().any(|root| path.strip_prefix(root).is_ok_and(build::is_source))
+        });
         for (name, folder) in &sources {
-            let state = state_of(folder);
+            let state = build::sources(folder);
             let known = seen.insert(name.clone(), state.clone());
             let is_first = known.is_none() && folder.join("plugin.wasm").is_file();
             if !is_first && known.as_ref() != Some(&state) {
@@ -92,7 +91,7 @@ async fn watch(reloader: Arc<Reloader>) {
             () = watcher.changed() => {}
             _ = status.changed() => {}
         }
-        let files = sources.values().flat_map(|folder| state_of(folder).into_keys()).collect();
+        let files = sources.values().flat_map(|folder| build::sources(folder).into_keys()).collect();
         while !is_settled(&files).await {}
     }
 }
@@ -113,7 +112,7 @@ async fn rebuild(reloader: &Reloader, name: &str, folder: &Path) {
         status.build_errors.retain(|error| error.plugin != name);
     });
     let folder = folder.to_owned();
-    let built = tokio::task::spawn_blocking(move || build(&folder)).await;
+    let built = tokio::task::spawn_blocking(move || build::build(&folder)).await;
     let error = match built {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(format!("{error:#}")),
@@ -127,36 +126,4 @@ async fn rebuild(reloader: &Reloader, name: &str, folder: &Path) {
         status.building.retain(|building| building != name);
         status.build_errors.extend(error.map(|text| BuildError { plugin: name.to_owned(), text }));
     });
-}
-
-/// Files with the moment of their last change.
-type SourceState = BTreeMap<PathBuf, Option<SystemTime>>;
-
-fn is_source(path: &Path) -> bool {
-    let made = path.components().any(|part| MADE.iter().any(|made| part.as_os_str() == *made));
-    let wasm = path.extension().is_some_and(|extension| extension == "wasm" || extension == "part");
-    !made && !wasm
-}
-
-fn state_of(folder: &Path) -> SourceState {
-    let mut files = SourceState::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = folder.read_dir() else { continue };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if !is_source(&path) {
-                continue;
-            }
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() => folders.push(path),
-                Ok(kind) if kind.is_file() => {
-                    let modified = entry.metadata().ok().and_then(|data| data.modified().ok());
-                    files.insert(path, modified);
-                }
-                _ => {}
-            }
-        }
-    }
-    files
 }

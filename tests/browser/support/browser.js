@@ -74,14 +74,21 @@ export class Pane {
 
   /** As `connect` in the page: with another token. */
   async connect(token) {
-    await this.node.getByText("token", { exact: true }).click();
-    await this.node.getByLabel("token").fill(token);
+    const field = this.node.getByLabel("token");
+    if (!(await field.isVisible())) await this.node.getByText("token", { exact: true }).click();
+    await field.fill(token);
     await this.node.getByRole("button", { name: "Connect" }).click();
     await this.connected();
   }
 
   async show(room) {
-    await this.node.getByRole("tab", { name: room, exact: false }).click();
+    await this.node.locator(".tab").filter({ hasText: room }).click();
+  }
+
+  /** As `show`, for a room that has no tab yet. */
+  async enter(room) {
+    await this.node.getByLabel("another room").fill(room);
+    await this.node.getByLabel("another room").press("Enter");
   }
 
   async say(line) {

@@ -49,7 +49,7 @@ struct Empty {}
 struct WireConnect<'a> {
     #[serde(borrow, default)]
     token: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
     #[serde(borrow, default)]
     name: Cow<'a, str>,
@@ -63,7 +63,7 @@ struct WireSubscribe<'a> {
     channel: Cow<'a, str>,
     #[serde(borrow, default)]
     token: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
 }
 
@@ -77,7 +77,7 @@ struct WireChannel<'a> {
 struct WirePublish<'a> {
     #[serde(borrow, default)]
     channel: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
 }
 
@@ -85,14 +85,19 @@ struct WirePublish<'a> {
 struct WireRpc<'a> {
     #[serde(borrow, default)]
     method: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct WireSend<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
+}
+
+/// `null` is a value like others here; serde would take it for no value.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// A frame that is not the protocol; the connection ends with 3501.

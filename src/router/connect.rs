@@ -1,6 +1,9 @@
 //! The beginning and the end of a connection.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     Router,
@@ -136,6 +139,12 @@ fn authenticate(generation: &Generation, id: &str, hello: &Hello<'_>) -> Result<
 }
 
 fn check_identity(generation: &Generation, identity: Identity) -> Result<Identity, NotConnected> {
+    // On the second of its end a token still passes the check of its signature,
+    // and would let the client in just to be closed, again and again.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    if identity.expires_at.is_some_and(|at| Duration::from_millis(at) <= now) {
+        return Err(Refusal::TOKEN_EXPIRED.into());
+    }
     if !identity.user.is_empty() {
         check_name(&identity.user, generation.config.limits.name_length)?;
     }

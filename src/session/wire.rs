@@ -148,7 +148,8 @@ impl Wire {
     }
 
     /// Ends it: writes what waits and the close frame, then gives the client
-    /// until `timeout` to close its side, so that nothing is lost to a reset.
+    /// until `timeout` to answer it, so that nothing is lost to a reset. The
+    /// server then closes first, as RFC 6455, section 7.1.1, has it.
     pub(super) async fn finish(self, close: Close, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let outbox = self.outbox;
@@ -166,12 +167,18 @@ impl Wire {
             return;
         }
         let mut left = LAST_BYTES;
+        let mut reader = self.reader;
         let read_out = async {
             while left > 0 && outbox.socket().readable().await.is_ok() {
-                let read = SCRATCH.with_borrow_mut(|scratch| outbox.socket().try_read(scratch));
+                let read = SCRATCH.with_borrow_mut(|scratch| {
+                    let n = outbox.socket().try_read(scratch)?;
+                    // An error is the client's own close frame, or nonsense.
+                    let is_over = n == 0 || reader.feed(&scratch[..n], &mut Decoded::default()).is_err();
+                    Ok::<_, io::Error>((n, is_over))
+                });
                 match read {
-                    Ok(0) => return,
-                    Ok(n) => left = left.saturating_sub(n),
+                    Ok((_, true)) => return,
+                    Ok((n, false)) => left = left.saturating_sub(n),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(_gone) => return,
                 }

@@ -22,7 +22,7 @@ export function payloadOf(line) {
 export function reading(data) {
   if (typeof data === "object" && data !== null) {
     if (data.kind === "mention") {
-      const text = typeof data.data?.text === "string" ? data.data.text : JSON.stringify(data.data ?? null);
+      const text = typeof data.data?.text === "string" ? data.data.text : json(data.data ?? null);
       return { kind: "mention", text, note: `mentioned you in ${data.room ?? "a room"}` };
     }
     if (data.kind === "announcement" && typeof data.text === "string") {
@@ -30,7 +30,13 @@ export function reading(data) {
     }
     if (typeof data.text === "string" && Object.keys(data).length === 1) return { kind: "text", text: data.text };
   }
-  return { kind: "json", text: JSON.stringify(data) ?? "" };
+  return { kind: "json", text: json(data) };
+}
+
+/** JSON in which marks that turn the writing around are seen instead of obeyed. */
+function json(data) {
+  const escaped = (mark) => `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return (JSON.stringify(data) ?? "").replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, escaped);
 }
 
 /** The stamp of a message: which generation, and which versions of plugins. */

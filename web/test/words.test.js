@@ -27,6 +27,11 @@ test("payloads become something to read", () => {
     { kind: "announcement", text: "hello", note: "announces" });
 });
 
+test("marks that turn the writing around are shown in JSON", () => {
+  assert.equal(reading(["\u202eabc\u2066"]).text, '["\\u202eabc\\u2066"]');
+  assert.deepEqual(JSON.parse(reading(["\u202eabc\u2066"]).text), ["\u202eabc\u2066"]);
+});
+
 test("a stamp tells the generation and the plugins", () => {
   assert.equal(stampOf(undefined), undefined);
   assert.deepEqual(stampOf({ generation: "7", plugins: "moderation@3 mentions@1" }),

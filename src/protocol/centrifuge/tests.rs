@@ -28,6 +28,14 @@ fn several_commands_share_a_frame() {
 }
 
 #[test]
+fn null_is_data_like_any_other() {
+    let text = "{\"id\":1,\"publish\":{\"channel\":\"r\",\"data\":null}}\n{\"id\":2,\"rpc\":{\"data\":null}}";
+    let requests: Vec<_> = decode(text).map(Result::unwrap).collect();
+    assert!(matches!(requests[0].command, Command::Publish { data: "null", .. }));
+    assert!(matches!(requests[1].command, Command::Call { data: Some("null"), .. }));
+}
+
+#[test]
 fn what_is_not_the_protocol_is_refused_with_a_reason() {
     check_refused("", "empty frame");
     check_refused("\n \n", "empty frame");

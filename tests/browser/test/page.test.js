@@ -259,6 +259,15 @@ test("names and messages of others execute nothing", async (t) => {
   await page.evaluate(() => new Promise((resolve) => setTimeout(resolve)));
   const after = await page.evaluate(() => document.querySelectorAll("img, script, iframe, style, link, svg").length);
   assert.equal(after, before);
+  // A name that turns the writing around does so for itself alone: what follows is to its right.
+  const gap = await bob.node.locator(".moved").last().evaluate((node) => {
+    const { lastChild } = node.firstChild;
+    const behind = document.createRange();
+    behind.selectNodeContents(lastChild);
+    const name = node.querySelector("bdi").getBoundingClientRect();
+    return behind.getBoundingClientRect().left - name.right;
+  });
+  assert.ok(gap >= 0, `${gap}`);
   await page.screenshot({ path: SCREENSHOT.replace(/(\.png)?$/, "-hostile.png") });
   await nothingWrong(all);
 });

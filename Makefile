@@ -13,6 +13,9 @@ VENV := target/venv
 FUZZ_SECONDS ?= 120
 PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 
+# Installs a folder's packages if its lock file is newer than what is there.
+npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
+
 .PHONY: help run test lint bench fuzz setup build plugins test-rust test-plugins test-clients test-browser
 
 help:
@@ -77,10 +80,12 @@ test-clients: build
 	[ -x $(VENV)/bin/python ] || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/clients/python/requirements.txt
 	$(VENV)/bin/python -m pytest --quiet tests/clients/python
-	[ -d tests/clients/js/node_modules ] || npm --prefix tests/clients/js ci --no-audit --no-fund --silent
+	$(call npm,tests/clients/js)
 	npm --prefix tests/clients/js test --silent
 
 test-browser: plugins
 	echo "== the page, in a browser"
-	[ -d tests/browser/node_modules ] || npm --prefix tests/browser ci --no-audit --no-fund --silent
+	$(call npm,web)
+	npm --prefix web test --silent
+	$(call npm,tests/browser)
 	npm --prefix tests/browser test --silent

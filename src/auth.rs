@@ -4,13 +4,14 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, errors::ErrorKind
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{config::Jwt, plugin::Identity};
+use crate::{config::Jwt, plugin::Identity, protocol::one_line};
 
 /// Checks tokens against one key. The algorithm is the key's, whatever the
 /// token says.
 pub struct Tokens {
     key: DecodingKey,
     validation: Validation,
+    leeway: u64,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -57,7 +58,11 @@ impl Tokens {
             validation.set_issuer(&[issuer]);
             validation.required_spec_claims.insert("iss".into());
         }
-        Self { key: DecodingKey::from_secret(config.hmac_secret.expose().as_bytes()), validation }
+        Self {
+            key: DecodingKey::from_secret(config.hmac_secret.expose().as_bytes()),
+            leeway: validation.leeway,
+            validation,
+        }
     }
 
     /// Who the token says that it is.
@@ -73,9 +78,9 @@ impl Tokens {
             .claims;
         Ok(Identity {
             user: claims.sub,
-            info: claims.info.map(|info| info.get().to_owned()).unwrap_or_default(),
+            info: claims.info.map(|info| one_line(info.get().to_owned())).unwrap_or_default(),
             rooms: claims.channels,
-            expires_at: claims.exp.map(|seconds| seconds.saturating_mul(1000)),
+            expires_at: claims.exp.map(|seconds| seconds.saturating_add(self.leeway).saturating_mul(1000)),
         })
     }
 }

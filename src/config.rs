@@ -140,6 +140,13 @@ impl Config {
         if limits.outbox < 2 * limits.message_size {
             root.section("limits").wrong("outbox", "must be at least twice `message_size`");
         }
+        for plugin in plugins.iter().filter(|plugin| plugin.answer_size > limits.outbox / 2) {
+            let text = format!(
+                "must be at least twice the `answer_size` of plugin `{}`, or its answers close whole rooms",
+                plugin.name
+            );
+            root.section("limits").wrong("outbox", text);
+        }
         root.report_unknown();
         Some(Self { server, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
     }

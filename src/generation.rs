@@ -75,6 +75,10 @@ impl Generation {
         if !errors.is_empty() {
             return Err(NotBuilt(errors));
         }
+        let lost = running.map_or_else(Vec::new, |running| lost_guards(running, &plugins));
+        if !lost.is_empty() {
+            return Err(NotBuilt(lost));
+        }
         let number = running.map_or(1, |running| running.number + 1);
         let find = |name: &String| by_name.get(name.as_str()).map(|plugin| Arc::clone(plugin));
         let authenticators = config.auth.plugins.iter().filter_map(find).collect();
@@ -129,6 +133,25 @@ impl Pipeline {
             stamp,
         }
     }
+}
+
+/// A plugin that is rebuilt without the hook that guarded a room would open
+/// it, unseen. A config that names the plugin's hooks says that it is meant.
+fn lost_guards(running: &Generation, next: &[Arc<Plugin>]) -> Vec<LoadError> {
+    let mut errors = Vec::new();
+    for plugin in next.iter().filter(|plugin| !plugin.names_hooks()) {
+        let Some(before) = running.plugins.iter().find(|before| before.name() == plugin.name()) else { continue };
+        for guard in before.hooks().iter().filter(|hook| hook.is_guard() && !plugin.hooks().contains(hook)) {
+            let hooks: Vec<_> = plugin.hooks().iter().map(|hook| format!("\"{}\"", hook.key())).collect();
+            let reason = format!(
+                "it has lost its `{guard}` hook, and what that guarded would be open; if that is meant, add \
+                 `hooks = [{}]`",
+                hooks.join(", ")
+            );
+            errors.push(LoadError { plugin: plugin.name().to_owned(), reason });
+        }
+    }
+    errors
 }
 
 /// A room that names a plugin without any hook of rooms would look guarded and

@@ -33,6 +33,10 @@ const HEAD_MAX: usize = 16 << 10;
 /// Headers of a request.
 const HEADERS_MAX: usize = 64;
 
+/// How long a connection may live that is not upgraded. A scrape or a page
+/// takes moments, and the page's event stream comes back by itself.
+const HTTP_MAX: Duration = Duration::from_secs(60);
+
 /// How long the accept loop rests when the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -119,8 +123,9 @@ fn serve_connection(
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an HTTP connection ended early");
+        match tokio::time::timeout(HTTP_MAX, connection).await {
+            Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection ended early"),
+            Ok(Ok(())) | Err(_) => {}
         }
     }
 }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use crate::{
     config::Pattern,
     id::{ConnectionId, RoomName, UserId},
-    protocol::{Broadcast, Close, MemberInfo, Push},
+    protocol::{Broadcast, MemberInfo},
     session::{
         flusher::Batch,
         outbox::{Outbox, Pushed},
@@ -48,6 +48,31 @@ pub struct Hub {
     connections: Shards<ConnectionId, Arc<Connection>>,
     n_connections: AtomicUsize,
     n_rooms: AtomicUsize,
+}
+
+/// What is said when somebody joins or leaves. It goes into the outboxes under
+/// the room's lock, so that all hear of joins, leaves and messages in the order
+/// in which they happened, and nobody hears a room before knowing to be in it:
+/// clients drop what comes then.
+#[derive(Debug, Default)]
+pub struct Told<'a> {
+    /// To the one that joins or leaves.
+    pub own: Option<Bytes>,
+    /// To the others in the room.
+    pub others: Option<Broadcast<'a>>,
+}
+
+impl Told<'_> {
+    fn tell(&self, own: &Arc<Outbox>, others: &Room, batch: &mut Batch<'_>) {
+        if let Some(frame) = &self.own {
+            put(own, frame, batch);
+        }
+        if let Some(broadcast) = &self.others {
+            for member in others.members() {
+                put(&member.outbox, broadcast.frame(member.encoding), batch);
+            }
+        }
+    }
 }
 
 /// How many connections a push reached.
@@ -155,17 +180,15 @@ impl Hub {
         Ok(())
     }
 
-    /// Forgets a connection and returns the rooms it was in. From here on no
-    /// room takes it in. A second call does nothing.
-    pub fn remove(&self, connection: &Connection) -> Vec<(RoomName, Membership)> {
+    /// Forgets a connection. From here on no room takes it in; the rooms that it
+    /// is in are returned, for it to be taken out of. A second call does
+    /// nothing.
+    pub fn remove(&self, connection: &Connection) -> Vec<RoomName> {
         let mut state = connection.state.lock();
         if std::mem::replace(&mut state.is_gone, true) {
             return Vec::new();
         }
-        let rooms: Vec<_> = state.rooms.drain().collect();
-        for (room, _) in &rooms {
-            self.leave_index(room, connection.id);
-        }
+        let rooms = state.rooms.keys().cloned().collect();
         drop(state);
         if !connection.user.is_empty()
             && let Entry::Occupied(mut devices) =
@@ -182,20 +205,18 @@ impl Hub {
         rooms
     }
 
-    /// Puts a connection into a room, unless it is in `max` rooms. Its own
-    /// `greeting` goes into its outbox right before the first thing that it
-    /// hears in there: clients drop what comes before they know that they are
-    /// in.
+    /// Puts a connection into a room, unless it is in `max` rooms, and tells
+    /// it and the others.
     ///
     /// # Errors
-    /// Why not; nothing has changed then.
+    /// Why not; nothing has changed then, and nobody was told.
     pub fn join(
         &self,
         connection: &Arc<Connection>,
         room: &RoomName,
         membership: Membership,
         max: usize,
-        greeting: Option<&Bytes>,
+        told: &Told<'_>,
         batch: &mut Batch<'_>,
     ) -> Result<(), NotAdded> {
         let mut state = connection.state.lock();
@@ -221,25 +242,31 @@ impl Hub {
             self.n_rooms.fetch_add(1, Ordering::Relaxed);
             Room::default()
         });
-        if let Some(greeting) = greeting {
-            put(&connection.outbox, greeting, batch);
-        }
+        told.tell(&connection.outbox, members, batch);
         members.join(member);
         Ok(())
     }
 
-    /// Takes a connection out of a room; None: it was not in there.
-    pub fn leave(&self, connection: &Connection, room: &str) -> Option<(RoomName, Membership)> {
+    /// Takes a connection out of a room and tells it and the others; None: it
+    /// was not in there. Who it was is handed to `told` to speak of.
+    pub fn leave(
+        &self,
+        connection: &Connection,
+        room: &str,
+        told: &Told<'_>,
+        batch: &mut Batch<'_>,
+    ) -> Option<(RoomName, Membership)> {
         let mut state = connection.state.lock();
         let entry = state.rooms.remove_entry(room)?;
-        self.leave_index(room, connection.id);
+        self.leave_index(room, connection, told, batch);
         Some(entry)
     }
 
-    fn leave_index(&self, name: &str, id: ConnectionId) {
+    fn leave_index(&self, name: &str, connection: &Connection, told: &Told<'_>, batch: &mut Batch<'_>) {
         let mut rooms = self.at(&self.rooms, name).lock();
         let Some(room) = rooms.get_mut(name) else { return };
-        room.leave(id);
+        room.leave(connection.id);
+        told.tell(&connection.outbox, room, batch);
         if room.is_empty() {
             rooms.remove(name);
             self.n_rooms.fetch_sub(1, Ordering::Relaxed);
@@ -264,17 +291,6 @@ impl Hub {
             }
         }
         delivered
-    }
-
-    /// Tells the members of a room, but one, who came or went.
-    pub fn deliver_join_leave(&self, room: &str, push: Push<'_>, but: ConnectionId, batch: &mut Batch<'_>) {
-        let broadcast = Broadcast::new(push);
-        let rooms = self.at(&self.rooms, room).lock();
-        for member in rooms.get(room).map_or(&[][..], Room::members) {
-            if member.id != but {
-                put(&member.outbox, broadcast.frame(member.encoding), batch);
-            }
-        }
     }
 
     /// Appends a push to the outbox of each of `connections` that has not
@@ -366,11 +382,6 @@ impl Hub {
     #[must_use]
     pub fn n_users(&self) -> usize {
         self.users.iter().map(|shard| shard.lock().len()).sum()
-    }
-
-    /// Begins to end a connection; its session does the rest.
-    pub fn close(&self, connection: &Connection, close: Close) {
-        connection.outbox.close(close);
     }
 }
 

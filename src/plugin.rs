@@ -201,6 +201,12 @@ impl Plugin {
         &self.hooks
     }
 
+    /// True if the config says which hooks it has.
+    #[must_use]
+    pub fn names_hooks(&self) -> bool {
+        self.program.config.hooks.is_some()
+    }
+
     /// Failed calls so far.
     #[must_use]
     pub fn failures(&self) -> usize {
@@ -279,12 +285,12 @@ impl Plugin {
     ) -> Result<A, Failure> {
         let metrics = self.metrics[hook as usize].as_ref();
         let started = Instant::now();
-        let result = if self.stuck.load(Ordering::Relaxed) == 0 {
+        let stuck = self.stuck.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+        let result = if stuck.is_err() {
             self.call_guest(function)
         } else {
             // It may sit on its thread for its whole timeout; let the other
             // tasks of the thread go elsewhere. Costs little, so for a while.
-            self.stuck.fetch_sub(1, Ordering::Relaxed);
             without_blocking(|| self.call_guest(function))
         };
         if let Some(metrics) = metrics {
@@ -315,7 +321,8 @@ impl Plugin {
         let idle = self.idle.lock().pop();
         let mut guest = match idle {
             Some(guest) => guest,
-            None => Guest::start(&self.program)?,
+            // Its `init` may take long.
+            None => without_blocking(|| Guest::start(&self.program))?,
         };
         // On an error the guest is dropped here, and its store with it.
         let answer = guest.call(&self.program, function)?;

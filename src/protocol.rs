@@ -125,6 +125,14 @@ impl Payload {
     }
 }
 
+/// JSON without the line breaks that would end a command in a frame of
+/// several. In JSON they are only ever blanks.
+#[must_use]
+pub fn one_line(mut json: String) -> String {
+    json.retain(|c| !matches!(c, '\n' | '\r'));
+    json
+}
+
 /// Who somebody is, as other members see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberInfo {

@@ -13,7 +13,7 @@ use crate::{config::Config, generation::Generation, plugin::PluginHost, router::
 
 mod watcher;
 
-pub use self::watcher::{Watcher, is_settled};
+pub use self::watcher::{Watcher, settled};
 
 /// What is live, and what last went wrong.
 #[derive(Debug, Clone, Serialize)]
@@ -103,6 +103,16 @@ impl Reloader {
     /// Changes what is shown of builds.
     pub fn show(&self, change: impl FnOnce(&mut Status)) {
         self.status.send_modify(change);
+    }
+
+    /// Keeps only the build errors of plugins that are still wanted. Nobody is
+    /// told unless something changes.
+    pub fn forget_builds(&self, is_wanted: impl Fn(&str) -> bool) {
+        self.status.send_if_modified(|status| {
+            let before = status.build_errors.len();
+            status.build_errors.retain(|error| is_wanted(&error.plugin));
+            status.build_errors.len() != before
+        });
     }
 
     /// The generation in force.

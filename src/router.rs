@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    config::{PublishRight, RoomConfig, Template},
+    config::{PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
     id::{MessageId, MessageIds},
@@ -97,6 +97,7 @@ impl Router {
         batch: &mut Batch<'_>,
     ) -> Result<(), Refusal> {
         let generation = self.generation.load();
+        join::check_name(room, generation.config.limits.name_length)?;
         let (entry, pipeline) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
         let membership = from.membership(room);
         if !may_publish(entry, membership.as_ref()) || is_personal(&generation, room) {
@@ -259,7 +260,10 @@ fn run_routes(generation: &Generation, envelope: &mut Envelope<'_>) {
             (None, false) => &serde_json::Value::Null,
         };
         let user = &envelope.sender.user;
-        let to: Vec<_> = route.to.iter().filter_map(|template| template.fill(envelope.room, user, data)).collect();
+        // A user's own room is reached as that user, not by a name in a message.
+        let personal = |target: &Target| matches!(target, Target::Room(room) if is_personal(generation, room));
+        let filled = route.to.iter().filter_map(|template| template.fill(envelope.room, user, data));
+        let to: Vec<_> = filled.filter(|target| !personal(target)).collect();
         if !to.is_empty() {
             envelope.deliveries.push(Delivery { to, except: Vec::new(), payload: None });
         }

@@ -84,6 +84,7 @@ async fn handshake(
     deadline: Instant,
     stop: CancellationToken,
 ) -> Result<Session, Close> {
+    let mut refused = 0;
     let mut texts = wire.early(&early);
     // It is a piece of the HTTP parser's buffer and would keep all of it.
     drop(early);
@@ -92,7 +93,16 @@ async fn handshake(
             let mut batch = Batch::new(&router.flusher);
             let mut requests = centrifuge::decode(text);
             while let Some(request) = requests.next() {
-                let Some(mut session) = hello(router, &newcomer, request, &mut batch)? else { continue };
+                if stop.is_cancelled() {
+                    return Err(Close::SHUTDOWN);
+                }
+                let Some(mut session) = hello(router, &newcomer, request, &mut batch)? else {
+                    refused += 1;
+                    if refused >= HELLOS_MAX {
+                        return Err(Close::TOO_MANY_ERRORS);
+                    }
+                    continue;
+                };
                 // What came with the hello is the session's first work.
                 for request in requests {
                     session.on_request(request, &mut batch).await?;
@@ -114,6 +124,10 @@ async fn handshake(
         };
     }
 }
+
+/// Hellos that may be refused on one socket; a token may be fetched anew, but
+/// not guessed.
+const HELLOS_MAX: u32 = 5;
 
 /// One command of somebody who is nobody yet: it must be a hello. None: it was
 /// refused, and another may follow.
@@ -164,6 +178,10 @@ struct Session {
     router: Arc<Router>,
     connection: Arc<Connection>,
     heartbeat: Heartbeat,
+    /// As the client was told in its welcome, whatever a reload brings: it
+    /// counts on them.
+    ping_interval: Duration,
+    pong_timeout: Option<Duration>,
     commands: Bucket,
     expires: Option<Instant>,
 }
@@ -179,12 +197,15 @@ impl Session {
     fn new(router: &Arc<Router>, connection: Arc<Connection>, expires_at: Option<u64>) -> Self {
         let now = Instant::now();
         let generation = router.generation();
+        let server = &generation.config.server;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let left = |at: u64| now + Duration::from_millis(at).saturating_sub(wall).min(FAR);
         Self {
             router: Arc::clone(router),
             connection,
-            heartbeat: Heartbeat::new(now, generation.config.server.ping_interval),
+            heartbeat: Heartbeat::new(now, server.ping_interval),
+            ping_interval: server.ping_interval,
+            pong_timeout: server.require_pong.then_some(server.pong_timeout),
             commands: Bucket::new(now, generation.config.limits.commands_burst),
             expires: expires_at.map(left),
         }
@@ -200,10 +221,7 @@ impl Session {
         if self.expires.is_some_and(|expires| expires <= now) {
             return Err(Close::EXPIRED);
         }
-        let generation = self.router.generation();
-        let server = &generation.config.server;
-        let timeout = server.require_pong.then_some(server.pong_timeout);
-        match self.heartbeat.due(now, server.ping_interval, timeout) {
+        match self.heartbeat.due(now, self.ping_interval, self.pong_timeout) {
             Due::Nothing => Ok(()),
             Due::Dead => Err(Close::NO_PONG),
             Due::Ping => {
@@ -218,9 +236,15 @@ impl Session {
         self.heartbeat.alive();
         let router = Arc::clone(&self.router);
         let mut batch = Batch::new(&router.flusher);
+        let mut since = Instant::now();
         for text in texts {
             for request in centrifuge::decode(text) {
                 self.on_request(request, &mut batch).await?;
+                if since.elapsed() > TURN {
+                    batch.flush();
+                    tokio::task::yield_now().await;
+                    since = Instant::now();
+                }
             }
         }
         Ok(())
@@ -240,9 +264,6 @@ impl Session {
     ) -> Result<(), Close> {
         let Request { id, command } = understood(request)?;
         self.router.metrics.command(name(&command));
-        if matches!(command, Command::Pong) {
-            return Ok(());
-        }
         match self.may_ask() {
             Taken::Yes => {}
             Taken::No if id == 0 => return Ok(()),
@@ -312,6 +333,10 @@ impl Session {
         self.connection.outbox.put(frame, batch);
     }
 }
+
+/// How long one connection's commands may keep a thread before others have
+/// their turn. Slow plugins make a few commands last for long.
+const TURN: Duration = Duration::from_millis(2);
 
 /// Further than any timer needs to reach; tokio's reach some two years.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -13,7 +13,7 @@ use super::{build, run};
 use crate::{
     config::Config,
     gateway::Gateway,
-    reload::{BuildError, Reloader, Watcher, is_settled},
+    reload::{BuildError, Reloader, Watcher, settled},
 };
 
 pub(super) fn main(file: &Path) -> ExitCode {
@@ -86,13 +86,13 @@ async fn watch(reloader: Arc<Reloader>) {
                 rebuild(&reloader, name, folder).await;
             }
         }
-        reloader.show(|status| status.build_errors.retain(|error| sources.contains_key(&error.plugin)));
+        reloader.forget_builds(|plugin| sources.contains_key(plugin));
         tokio::select! {
             () = watcher.changed() => {}
             _ = status.changed() => {}
         }
         let files = sources.values().flat_map(|folder| build::sources(folder).into_keys()).collect();
-        while !is_settled(&files).await {}
+        settled(&files).await;
     }
 }
 

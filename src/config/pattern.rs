@@ -148,16 +148,18 @@ impl Template {
     #[must_use]
     pub fn fill(&self, room: &str, user: &str, data: &serde_json::Value) -> Option<Target> {
         let mut name = String::new();
+        // What comes from a client must not widen a pattern.
+        let plain = |text: &str| self.kind != Kind::Pattern || !text.contains('*');
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => name.push_str(literal),
-                Part::Room => name.push_str(room),
-                Part::User if user.is_empty() => return None,
-                Part::User => name.push_str(user),
+                Part::Room if plain(room) => name.push_str(room),
+                Part::User if !user.is_empty() && plain(user) => name.push_str(user),
+                Part::Room | Part::User => return None,
                 Part::Data(path) => {
                     let value = path.iter().try_fold(data, |value, key| value.get(key))?;
                     match value {
-                        serde_json::Value::String(text) if !text.is_empty() => name.push_str(text),
+                        serde_json::Value::String(text) if !text.is_empty() && plain(text) => name.push_str(text),
                         serde_json::Value::Number(number) => name.push_str(&number.to_string()),
                         _ => return None,
                     }
@@ -207,13 +209,16 @@ mod tests {
 
     #[test]
     fn templates_are_filled_from_the_message() {
-        let data = serde_json::json!({ "customer": "ada", "n": 7, "nested": { "x": "y" }, "list": [] });
+        let data = serde_json::json!({ "customer": "ada", "n": 7, "nested": { "x": "y" }, "list": [], "star": "*" });
         let fill = |text: &str| Template::parse(text).unwrap().fill("orders:1", "bob", &data);
         assert_eq!(fill("user:{data.customer}"), Some(Target::User("ada".into())));
         assert_eq!(fill("room:n-{data.n}-{data.nested.x}"), Some(Target::Room("n-7-y".into())));
         assert_eq!(fill("room:{room}/{user}"), Some(Target::Room("orders:1/bob".into())));
         assert_eq!(fill("everyone"), Some(Target::Everyone));
         assert_eq!(fill("user:{data.missing}"), None);
+        assert_eq!(fill("room:{data.star}"), Some(Target::Room("*".into())));
+        assert_eq!(fill("pattern:{data.customer}:*"), Some(Target::Pattern("ada:*".into())));
+        assert_eq!(fill("pattern:{data.star}:*"), None, "a client must not widen a pattern");
         assert_eq!(fill("user:{data.list}"), None);
     }
 

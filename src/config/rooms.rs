@@ -72,6 +72,8 @@ pub struct PluginConfig {
     pub path: PathBuf,
     /// Handed to the plugin's `init` as JSON.
     pub settings: serde_json::Value,
+    /// The hooks that it must have, no more and no less; None: as it comes.
+    pub hooks: Option<Vec<Hook>>,
     /// The imports that it may have.
     pub grants: Vec<Grant>,
     /// How long one call may take.
@@ -188,11 +190,12 @@ pub(super) fn read_plugins(root: &Table<'_>, folder: &Path) -> Vec<PluginConfig>
             name,
             path: folder.join(path),
             settings: table.json("settings"),
+            hooks: read_hooks(&table),
             grants: read_grants(&table),
             timeout: table.duration("timeout", Duration::from_millis(20), Duration::from_millis(1)..=secs(10)),
             init_timeout: table.duration("init_timeout", secs(1), Duration::from_millis(1)..=secs(60)),
             memory: table.size("memory", 16 << 20, 64 << 10..=4 << 30),
-            answer_size: table.size("answer_size", 1 << 20, 1 << 10..=64 << 20),
+            answer_size: table.size("answer_size", 256 << 10, 1 << 10..=64 << 20),
             host_calls: table.number("host_calls", 1_000, 0..=1_000_000),
             targets: number("targets", 1_000, 1..=100_000),
             recycle_after: table.number("recycle_after", 100_000, 1..=1_000_000_000),
@@ -207,6 +210,22 @@ pub(super) fn read_plugins(root: &Table<'_>, folder: &Path) -> Vec<PluginConfig>
         plugins.push(plugin);
     }
     plugins
+}
+
+fn read_hooks(table: &Table<'_>) -> Option<Vec<Hook>> {
+    let mut hooks = Vec::new();
+    for word in table.optional::<Vec<String>>("hooks")? {
+        match Hook::ALL.iter().find(|hook| hook.key() == word) {
+            Some(hook) => hooks.push(*hook),
+            None => {
+                let known: Vec<_> = Hook::ALL.iter().map(|hook| hook.key()).collect();
+                table.wrong("hooks", format!("`{word}` is not a hook; expected some of {}", known.join(", ")));
+            }
+        }
+    }
+    hooks.sort();
+    hooks.dedup();
+    Some(hooks)
 }
 
 fn read_grants(table: &Table<'_>) -> Vec<Grant> {
@@ -237,8 +256,7 @@ fn read_policies(table: &Table<'_>) -> BTreeMap<Hook, Policy> {
     }
     let policy = table.choice("on_failure", WORDS);
     for hook in Hook::ALL {
-        let guards = matches!(hook, Hook::Authenticate | Hook::Authorize | Hook::AuthorizePublish);
-        policies.insert(*hook, if guards { Policy::Closed } else { policy });
+        policies.insert(*hook, if hook.is_guard() { Policy::Closed } else { policy });
     }
     policies
 }

@@ -106,6 +106,8 @@ pub struct AuthConfig {
 pub struct Jwt {
     /// The shared secret of HS256.
     pub hmac_secret: Secret,
+    /// Where it was read from; a change there is a change of the config.
+    pub secret_file: Option<PathBuf>,
     /// Required `aud`, if any.
     pub audience: Option<String>,
     /// Required `iss`, if any.
@@ -130,6 +132,7 @@ impl Jwt {
     fn read(table: Table<'_>, folder: &Path) -> Option<Self> {
         let inline = table.optional::<String>("hmac_secret");
         let file = table.optional::<String>("hmac_secret_file");
+        let secret_file = file.as_ref().map(|path| folder.join(path));
         let audience = table.optional("audience");
         let issuer = table.optional("issuer");
         let leeway = table.duration("leeway", secs(0), secs(0)..=secs(300));
@@ -159,7 +162,7 @@ impl Jwt {
             table.wrong("hmac_secret", "is shorter than 32 bytes, which can be guessed; expected a long random text");
         }
         table.finish();
-        secret.map(|secret| Self { hmac_secret: Secret(secret), audience, issuer, leeway })
+        secret.map(|secret| Self { hmac_secret: Secret(secret), secret_file, audience, issuer, leeway })
     }
 }
 

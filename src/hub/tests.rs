@@ -99,7 +99,11 @@ fn apply(hub: &Hub, connections: &[Arc<Connection>], model: &mut Model, operatio
             }
         }
         Operation::Remove(n) => {
-            let left: BTreeSet<_> = hub.remove(&connections[n]).into_iter().map(|(room, _)| room.to_string()).collect();
+            let rooms = hub.remove(&connections[n]);
+            for room in &rooms {
+                assert!(hub.leave(&connections[n], room, &Told::default(), &mut batch).is_some());
+            }
+            let left: BTreeSet<_> = rooms.into_iter().map(|room| room.to_string()).collect();
             let expected = model.rooms.remove(&n).unwrap_or_default();
             assert_eq!(left, expected.into_iter().map(|at| ROOMS[at].to_owned()).collect());
             model.gone.insert(n);
@@ -108,7 +112,8 @@ fn apply(hub: &Hub, connections: &[Arc<Connection>], model: &mut Model, operatio
             if !model.rooms.contains_key(&n) && !model.gone.contains(&n) {
                 return;
             }
-            let joined = hub.join(&connections[n], &ROOMS[room].into(), membership(), MAX_ROOMS, None, &mut batch);
+            let joined =
+                hub.join(&connections[n], &ROOMS[room].into(), membership(), MAX_ROOMS, &Told::default(), &mut batch);
             let expected = match model.rooms.get_mut(&n) {
                 None => Err(NotAdded::Gone),
                 Some(rooms) if rooms.contains(&room) => Err(NotAdded::Already),
@@ -122,7 +127,7 @@ fn apply(hub: &Hub, connections: &[Arc<Connection>], model: &mut Model, operatio
         }
         Operation::Leave(n, room) => {
             let expected = model.rooms.get_mut(&n).is_some_and(|rooms| rooms.remove(&room));
-            assert_eq!(hub.leave(&connections[n], ROOMS[room]).is_some(), expected);
+            assert_eq!(hub.leave(&connections[n], ROOMS[room], &Told::default(), &mut batch).is_some(), expected);
         }
     }
 }
@@ -158,11 +163,11 @@ fn a_connection_that_several_targets_reach_is_reached_once() {
             let connection = connection("").await;
             hub.add(&connection, 1).unwrap();
             for room in rooms {
-                hub.join(&connection, &(*room).into(), membership(), 9, None, &mut batch).unwrap();
+                hub.join(&connection, &(*room).into(), membership(), 9, &Told::default(), &mut batch).unwrap();
             }
             connections.push(connection);
         }
-        let broadcast = Broadcast::new(Push::Message("1"));
+        let broadcast = Broadcast::new(crate::protocol::Push::Message("1"));
         let mut seen = Seen::tracking();
         seen.exclude(connections[1].id);
         let mut delivered = hub.deliver_room("a", &broadcast, &mut seen, &mut batch);

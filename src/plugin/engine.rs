@@ -132,10 +132,11 @@ fn open_cache(folder: &Path) -> anyhow::Result<Cache> {
         .mode(0o700)
         .create(folder)
         .with_context(|| format!("the cache folder `{name}` (server.cache) cannot be made"))?;
-    let mode = folder.metadata().with_context(|| format!("the cache folder `{name}` cannot be read"))?.mode();
+    let metadata = folder.metadata().with_context(|| format!("the cache folder `{name}` cannot be read"))?;
+    let own = std::fs::metadata("/proc/self").map_or(metadata.uid(), |process| process.uid());
     anyhow::ensure!(
-        mode & 0o022 == 0,
-        "the cache folder `{name}` (server.cache) can be written by others, who could then run code here; `chmod 700` it"
+        metadata.mode() & 0o022 == 0 && metadata.uid() == own,
+        "the cache folder `{name}` (server.cache) can be written by others, who could then run code here; make it your own and `chmod 700` it"
     );
     let mut config = CacheConfig::new();
     config.with_directory(folder.canonicalize()?);

@@ -89,7 +89,7 @@ impl Guest {
     }
 
     /// True if a fresh one should take its place: it has served long, or its
-    /// memory, which never shrinks, has grown past half of the limit.
+    /// memory, which never shrinks, has grown past three quarters of it.
     pub(super) fn is_worn(&self, config: &PluginConfig) -> bool {
         self.calls >= config.recycle_after || (self.calls > 1 && self.store.data().limits.used > config.memory / 4 * 3)
     }

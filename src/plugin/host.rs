@@ -91,8 +91,9 @@ impl ResourceLimiter for Limiter {
         Ok(used <= self.max)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= 100_000)
+    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        // An entry is a pointer of the host.
+        self.memory_growing(current.saturating_mul(8), desired.saturating_mul(8), None)
     }
 
     fn instances(&self) -> usize {

@@ -102,6 +102,14 @@ fn try_compile(
         }
         return Err(text);
     }
+    if let Some(named) = config.hooks.as_ref().filter(|named| **named != indices.hooks()) {
+        let list = |hooks: &[Hook]| hooks.iter().map(|hook| hook.key()).collect::<Vec<_>>().join(", ");
+        return Err(format!(
+            "it has the hooks {}, and the config's `hooks` says {}",
+            list(&indices.hooks()),
+            list(named)
+        ));
+    }
     let program = Program {
         name: config.name.as_str().into(),
         config: config.clone(),

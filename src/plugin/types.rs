@@ -56,6 +56,12 @@ impl Hook {
         }
     }
 
+    /// True if it decides who may do something.
+    #[must_use]
+    pub fn is_guard(self) -> bool {
+        matches!(self, Self::Authenticate | Self::Authorize | Self::AuthorizePublish)
+    }
+
     /// Its key in the config and in metrics.
     #[must_use]
     pub fn key(self) -> &'static str {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Target,
-    protocol::{Close, Payload, Refusal},
+    protocol::{Close, Payload, Refusal, one_line},
 };
 
 mod bindings {
@@ -278,7 +278,7 @@ fn json_text(payload: Payload) -> Result<String, BadAnswer> {
 
 fn json_or_empty(text: String) -> Result<String, BadAnswer> {
     if text.is_empty() || serde_json::from_str::<IgnoredAny>(&text).is_ok() {
-        return Ok(text);
+        return Ok(one_line(text));
     }
     Err(BadAnswer(format!("`info` must be JSON or empty, and {} is neither", excerpt(&text))))
 }
@@ -287,11 +287,31 @@ fn excerpt(text: &str) -> String {
     format!("{:?}", &text[..text.floor_char_boundary(60)])
 }
 
+/// Targets of one answer that reach any number of rooms or connections.
+const WIDE_MAX: usize = 16;
+
+fn check_reach<'a>(targets: impl Iterator<Item = &'a wit::Target>) -> Result<(), BadAnswer> {
+    let wide = targets.filter(|target| matches!(target, wit::Target::Pattern(_) | wit::Target::Everyone)).count();
+    if wide > WIDE_MAX {
+        return Err(BadAnswer(format!("more than {WIDE_MAX} targets that are a pattern or everyone")));
+    }
+    Ok(())
+}
+
+/// Who is moved between rooms: types.wit allows a connection or a user.
+fn mover(who: wit::Target) -> Result<Target, BadAnswer> {
+    match who {
+        wit::Target::Connection(_) | wit::Target::User(_) => Ok(who.into()),
+        _ => Err(BadAnswer("only a connection or a user can join or leave".into())),
+    }
+}
+
 fn deliveries(list: Vec<wit::Delivery>, max: usize) -> Result<Vec<Delivery>, BadAnswer> {
     let n = list.iter().map(|delivery| 1 + delivery.to.len() + delivery.except.len()).sum::<usize>();
     if n > max.saturating_mul(2) || list.iter().map(|delivery| delivery.to.len()).sum::<usize>() > max {
         return Err(BadAnswer(format!("more targets than `targets` ({max}) allows")));
     }
+    check_reach(list.iter().flat_map(|delivery| delivery.to.iter().chain(&delivery.except)))?;
     list.into_iter().map(delivery).collect()
 }
 
@@ -311,11 +331,17 @@ fn actions(list: Vec<wit::Action>, max: usize) -> Result<Vec<Action>, BadAnswer>
     if list.iter().map(targets).sum::<usize>() > max {
         return Err(BadAnswer(format!("more targets and actions than `targets` ({max}) allows")));
     }
+    let wide = |action: &wit::Action| match action {
+        wit::Action::Send(delivery) => delivery.to.iter().chain(&delivery.except).cloned().collect(),
+        wit::Action::Disconnect(end) => vec![end.who.clone()],
+        _ => Vec::new(),
+    };
+    check_reach(list.iter().flat_map(wide).collect::<Vec<_>>().iter())?;
     let action = |action| {
         Ok(match action {
             wit::Action::Send(send) => Action::Send(delivery(send)?),
-            wit::Action::Join(join) => Action::Join { who: join.who.into(), room: join.room },
-            wit::Action::Leave(leave) => Action::Leave { who: leave.who.into(), room: leave.room },
+            wit::Action::Join(join) => Action::Join { who: mover(join.who)?, room: join.room },
+            wit::Action::Leave(leave) => Action::Leave { who: mover(leave.who)?, room: leave.room },
             wit::Action::SetInfo(change) => {
                 Action::SetInfo { connection: change.connection, info: json_or_empty(change.info)? }
             }

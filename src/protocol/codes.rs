@@ -89,8 +89,6 @@ closes! {
     BY_CLIENT = 3000 "connection closed";
     /// The instance drains.
     SHUTDOWN = 3001 "shutdown";
-    /// Something failed that the client cannot mend.
-    INTERNAL = 3004 "internal server error";
     /// The identity's time is over.
     EXPIRED = 3005 "connection expired";
     /// It reads slower than its rooms speak.
@@ -111,6 +109,8 @@ closes! {
     CONNECTION_LIMIT = 3504 "connection limit";
     /// A frame that is not text.
     INAPPROPRIATE_PROTOCOL = 3506 "inappropriate protocol";
+    /// Refused again and again.
+    TOO_MANY_ERRORS = 3509 "too many errors";
     /// RFC 6455, section 7.4.1: the frames are wrong.
     PROTOCOL_ERROR = 1002 "protocol error";
     /// RFC 6455, section 7.4.1: a text that is not UTF-8.
@@ -138,8 +138,6 @@ impl Close {
     }
 }
 
-/// Unsubscribe code: the client asked for it.
-pub const LEFT_BY_CLIENT: u32 = 0;
 /// Unsubscribe code: the server took it out.
 pub const LEFT_BY_SERVER: u32 = 2000;
 

@@ -18,6 +18,8 @@ pub fn text(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut buffer = Vec::with_capacity(HEADER_MAX + 246);
     buffer.resize(HEADER_MAX, 0);
     write(&mut buffer);
+    // It may wait in an outbox, which counts its bytes.
+    buffer.shrink_to_fit();
     let length = buffer.len() - HEADER_MAX;
     let mut header = BytesMut::with_capacity(HEADER_MAX);
     put_header(&mut header, FINAL_TEXT, length);

@@ -1,7 +1,7 @@
 //! Tells when files have changed and have come to rest.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -79,12 +79,15 @@ impl Watcher {
             // It may not exist any more, and then there is nothing to end.
             let _gone = self.watcher.unwatch(gone);
         }
+        let mut watched = &folders & &self.folders;
         for new in folders.difference(&self.folders) {
-            if let Err(error) = self.watcher.watch(new, mode) {
-                tracing::warn!(folder = %new.display(), %error, "cannot be watched; changes in there are not seen");
+            // One that is not there yet is tried again the next time.
+            match self.watcher.watch(new, mode) {
+                Ok(()) => drop(watched.insert(new.clone())),
+                Err(error) => tracing::debug!(folder = %new.display(), %error, "cannot be watched"),
             }
         }
-        self.folders = folders;
+        self.folders = watched;
     }
 
     /// Waits until something has changed and nothing has for a while.
@@ -95,7 +98,12 @@ impl Watcher {
 
     /// Reloads whenever the config or a plugin's file has changed; ends with
     /// `stop`.
+    ///
+    /// Events make it quick, and a look at the files every two seconds makes it
+    /// sure: folders are deleted and made anew, links are swapped, and a change
+    /// may come before its watch.
     pub async fn run(mut self, reloader: Arc<Reloader>, stop: CancellationToken) {
+        let mut seen = look(&files(&reloader));
         loop {
             let files = files(&reloader);
             let folders = files.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
@@ -103,12 +111,48 @@ impl Watcher {
             self.watch(folders, RecursiveMode::NonRecursive, move |path| counted.contains(path));
             tokio::select! {
                 () = self.changed() => {}
+                () = tokio::time::sleep(LOOK) => {}
                 () = stop.cancelled() => return,
             }
-            while !is_settled(&files).await {}
+            if look(&files) == seen {
+                continue;
+            }
+            tokio::select! {
+                () = settled(&files) => {}
+                () = stop.cancelled() => return,
+            }
+            seen = look(&files);
             reloader.reload("a file has changed").await;
+            // What it names by now is looked at from its present state on.
+            seen.extend(look(&self::files(&reloader)).into_iter().filter(|(file, _)| !files.contains(file)));
         }
     }
+}
+
+/// How often the files are looked at, events or not.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Looks that must find the files at rest; one that is written for longer is
+/// read as it is, and read again when it changes.
+const SETTLE_MAX: u32 = 100;
+
+/// Waits until none of the files changes between two looks.
+pub async fn settled(files: &BTreeSet<PathBuf>) {
+    for _ in 0..SETTLE_MAX {
+        let before = look(files);
+        tokio::time::sleep(SETTLE).await;
+        if look(files) == before {
+            return;
+        }
+    }
+}
+
+/// Sizes and times of files, through links.
+type Look = BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>>;
+
+fn look(files: &BTreeSet<PathBuf>) -> Look {
+    let state = |file: &PathBuf| file.metadata().ok().map(|data| (data.len(), data.modified().ok()));
+    files.iter().map(|file| (file.clone(), state(file))).collect()
 }
 
 /// The files that a generation is made of.
@@ -118,22 +162,12 @@ fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     // to be built.
     let wanted = reloader.file().and_then(|file| Config::load(file).ok()).map(|config| config.plugins);
     let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
-    plugins.chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
+    let secret = generation.config.auth.jwt.as_ref().and_then(|jwt| jwt.secret_file.clone());
+    plugins.chain(secret).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
 }
 
 fn absolute(path: &Path) -> PathBuf {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     path.file_name().map_or_else(|| folder.clone(), |name| folder.join(name))
-}
-
-/// True if none of the files changes between two looks.
-pub async fn is_settled(files: &BTreeSet<PathBuf>) -> bool {
-    let look = || -> Vec<Option<(u64, Option<SystemTime>)>> {
-        let state = |file: &PathBuf| file.metadata().ok().map(|data| (data.len(), data.modified().ok()));
-        files.iter().map(state).collect()
-    };
-    let before = look();
-    tokio::time::sleep(SETTLE).await;
-    look() == before
 }

@@ -7,13 +7,13 @@ use std::{
 
 use super::{
     Router,
-    join::{Admitted, admit, check_name},
+    join::{Admitted, admit, check_name, joined},
     on_failure,
 };
 use crate::{
     auth::BadToken,
     generation::Generation,
-    hub::{Connection, NotAdded},
+    hub::{Connection, NotAdded, Told},
     id::{ConnectionId, RoomName},
     plugin::{Authentication, Caller, EventView, HelloView, Identity, JoinView},
     protocol::{Close, Encoding, Hello, Refusal, Reply, Welcome},
@@ -93,8 +93,10 @@ impl Router {
         outbox.greet_in(encoding.reply(id, &Reply::Connected(welcome)), batch);
         for (room, admitted) in rooms {
             // The number was checked and nobody else knows the connection.
-            if self.hub.join(&connection, &room, admitted.membership.clone(), usize::MAX, None, batch).is_ok() {
-                self.joined(&generation, &connection, &room, &admitted.membership, 0, batch);
+            let member = connection.as_member(Arc::clone(&admitted.membership.info));
+            let told = Told { own: None, others: joined(&generation, &room, &member) };
+            if self.hub.join(&connection, &room, admitted.membership, usize::MAX, &told, batch).is_ok() {
+                self.observe_room(&generation, &connection, "joined", &room, 0, batch);
             }
         }
         let event = EventView { kind: "connected", room: "" };
@@ -105,8 +107,8 @@ impl Router {
     /// Forgets a connection that has ended, and tells those whom it concerns.
     pub fn disconnected(&self, connection: &Connection, batch: &mut Batch<'_>) {
         let generation = self.generation.load();
-        for (room, membership) in self.hub.remove(connection) {
-            self.left(&generation, connection, &room, &membership, 0, batch);
+        for room in self.hub.remove(connection) {
+            self.take_out(&generation, connection, &room, None, 0, batch);
         }
         let event = EventView { kind: "disconnected", room: "" };
         self.observe(&generation, generation.observers(), connection, event, 0, batch);

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Router, is_personal, on_failure};
 use crate::{
     config::Access,
     generation::Generation,
-    hub::{Connection, Membership, NotAdded},
+    hub::{Connection, Membership, NotAdded, Told},
     id::RoomName,
     plugin::{Admission, Caller, EventView, JoinView, Permission, Terms},
-    protocol::{Push, Refusal, Reply, codes},
+    protocol::{Broadcast, MemberInfo, Push, Refusal, Reply, codes},
     session::flusher::Batch,
 };
 
@@ -56,13 +58,15 @@ impl Router {
         let greeting = connection.encoding.reply(id, &Reply::Joined { data: admitted.data.as_deref() });
         let max = generation.config.limits.rooms_per_connection;
         let room: RoomName = join.room.into();
-        let added = self.hub.join(connection, &room, admitted.membership.clone(), max, Some(&greeting), batch);
+        let member = connection.as_member(Arc::clone(&admitted.membership.info));
+        let told = Told { own: Some(greeting), others: joined(&generation, &room, &member) };
+        let added = self.hub.join(connection, &room, admitted.membership.clone(), max, &told, batch);
         added.map_err(|reason| match reason {
             NotAdded::Already => Refusal::ALREADY_JOINED,
             NotAdded::Limit => Refusal::LIMIT_EXCEEDED,
             NotAdded::Gone => Refusal::NOT_AVAILABLE,
         })?;
-        self.joined(&generation, connection, &room, &admitted.membership, 0, batch);
+        self.observe_room(&generation, connection, "joined", &room, 0, batch);
         Ok(())
     }
 
@@ -76,9 +80,7 @@ impl Router {
             return Err(Refusal::PERMISSION_DENIED);
         }
         // To leave where one is not is no error: the aim is reached.
-        if let Some((room, membership)) = self.hub.leave(connection, room) {
-            self.left(&generation, connection, &room, &membership, 0, batch);
-        }
+        self.take_out(&generation, connection, room, None, 0, batch);
         Ok(())
     }
 
@@ -105,10 +107,12 @@ impl Router {
         let greeting = connection.encoding.push(&Push::YouJoined { room, data: admitted.data.as_deref() });
         let max = generation.config.limits.rooms_per_connection;
         let room: RoomName = room.into();
-        if self.hub.join(connection, &room, admitted.membership.clone(), max, Some(&greeting), batch).is_err() {
+        let member = connection.as_member(Arc::clone(&admitted.membership.info));
+        let told = Told { own: Some(greeting), others: joined(generation, &room, &member) };
+        if self.hub.join(connection, &room, admitted.membership.clone(), max, &told, batch).is_err() {
             return false;
         }
-        self.joined(generation, connection, &room, &admitted.membership, depth, batch);
+        self.observe_room(generation, connection, "joined", &room, depth, batch);
         true
     }
 
@@ -124,50 +128,52 @@ impl Router {
         if is_personal(generation, room) {
             return false;
         }
-        let Some((room, membership)) = self.hub.leave(connection, room) else { return true };
-        let push = Push::YouLeft { room: &room, code: codes::LEFT_BY_SERVER, reason: "server unsubscribe" };
-        connection.outbox.put(&connection.encoding.push(&push), batch);
-        self.left(generation, connection, &room, &membership, depth, batch);
+        let push = Push::YouLeft { room, code: codes::LEFT_BY_SERVER, reason: "server unsubscribe" };
+        self.take_out(generation, connection, room, Some(connection.encoding.push(&push)), depth, batch);
         true
     }
 
-    /// Tells members and plugins of somebody who came.
-    pub(super) fn joined(
+    /// Takes a connection out of a room, if it is in there: tells it `own`, the
+    /// others that it left, and the room's plugins.
+    pub(super) fn take_out(
         &self,
         generation: &Generation,
         connection: &Connection,
-        room: &RoomName,
-        membership: &Membership,
+        room: &str,
+        own: Option<Bytes>,
         depth: u8,
         batch: &mut Batch<'_>,
     ) {
-        let Some((entry, pipeline)) = generation.room(room) else { return };
-        if entry.join_leave {
-            let member = connection.as_member(Arc::clone(&membership.info));
-            self.hub.deliver_join_leave(room, Push::Joined { room, member: &member }, connection.id, batch);
+        let Some(membership) = connection.membership(room) else { return };
+        let member = connection.as_member(membership.info);
+        let is_told = generation.room(room).is_some_and(|(entry, _)| entry.join_leave);
+        let others = is_told.then(|| Broadcast::new(Push::Left { room, member: &member }));
+        // Another may have been quicker.
+        if let Some((room, _)) = self.hub.leave(connection, room, &Told { own, others }, batch) {
+            self.observe_room(generation, connection, "left", &room, depth, batch);
         }
-        let event = EventView { kind: "joined", room };
-        self.observe(generation, &pipeline.observe, connection, event, depth, batch);
     }
 
-    /// Tells members and plugins of somebody who went.
-    pub(super) fn left(
+    /// Tells the room's plugins who came or went.
+    pub(super) fn observe_room(
         &self,
         generation: &Generation,
         connection: &Connection,
+        kind: &'static str,
         room: &RoomName,
-        membership: &Membership,
         depth: u8,
         batch: &mut Batch<'_>,
     ) {
-        let Some((entry, pipeline)) = generation.room(room) else { return };
-        if entry.join_leave {
-            let member = connection.as_member(Arc::clone(&membership.info));
-            self.hub.deliver_join_leave(room, Push::Left { room, member: &member }, connection.id, batch);
+        if let Some((_, pipeline)) = generation.room(room) {
+            self.observe(generation, &pipeline.observe, connection, EventView { kind, room }, depth, batch);
         }
-        let event = EventView { kind: "left", room };
-        self.observe(generation, &pipeline.observe, connection, event, depth, batch);
     }
+}
+
+/// What the others in a room are told of one who joins.
+pub(super) fn joined<'a>(generation: &Generation, room: &'a str, member: &'a MemberInfo) -> Option<Broadcast<'a>> {
+    let (entry, _) = generation.room(room)?;
+    entry.join_leave.then(|| Broadcast::new(Push::Joined { room, member }))
 }
 
 /// Asks the room's entry and plugins about a join.

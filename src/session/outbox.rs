@@ -171,12 +171,6 @@ impl Outbox {
         self.queue.lock().blocked
     }
 
-    /// Bytes that wait.
-    #[must_use]
-    pub fn backlog(&self) -> usize {
-        self.queue.lock().bytes
-    }
-
     /// Waits until the session has to look at it.
     pub(super) async fn woken(&self) {
         self.wake.notified().await;

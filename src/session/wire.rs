@@ -73,7 +73,7 @@ impl Wire {
 
     /// Takes in bytes that came with the handshake.
     pub(super) fn early(&mut self, bytes: &[u8]) -> Vec<Utf8Bytes> {
-        self.feed(bytes)
+        if bytes.is_empty() { Vec::new() } else { self.feed(bytes) }
     }
 
     /// Waits for the next thing: its four inputs are a wish to close or write
@@ -93,6 +93,9 @@ impl Wire {
             tokio::select! {
                 biased;
                 () = outbox.woken() => {}
+                // Before reading: whoever always has something to say must not
+                // outlive a deadline.
+                () = &mut self.timer => return Input::Tick,
                 _ = poll_fn(|context| outbox.socket().poll_write_ready(context)), if outbox.is_blocked() => outbox.flush(),
                 _ = poll_fn(|context| outbox.socket().poll_read_ready(context)) => {
                     let texts = self.read();
@@ -100,7 +103,6 @@ impl Wire {
                         return Input::Texts(texts);
                     }
                 }
-                () = &mut self.timer => return Input::Tick,
             }
         }
     }
@@ -129,19 +131,16 @@ impl Wire {
         if !control.is_empty() && self.outbox.push_control(&control) == Pushed::Schedule {
             self.outbox.flush();
         }
-        let progress = !texts.is_empty() || n_control > 0;
-        if progress && self.unfinished_since.is_none() && n_control == 0 {
-            return texts;
-        }
-        let now = Instant::now();
-        for _ in 0..n_control {
-            if self.control.take(now, CONTROL_RATE.0, CONTROL_RATE.1) != Taken::Yes {
+        if n_control > 0 {
+            let now = Instant::now();
+            let flood = (0..n_control).any(|_| self.control.take(now, CONTROL_RATE.0, CONTROL_RATE.1) != Taken::Yes);
+            if flood {
                 self.ending = Some(Close::CONTROL_FLOOD);
             }
         }
-        if !texts.is_empty() {
+        if !texts.is_empty() || n_control > 0 {
             self.unfinished_since = None;
-        } else if n_control == 0 && now.duration_since(*self.unfinished_since.get_or_insert(now)) > MESSAGE_TIMEOUT {
+        } else if self.unfinished_since.get_or_insert_with(Instant::now).elapsed() > MESSAGE_TIMEOUT {
             self.ending = Some(Close::BAD_REQUEST);
         }
         texts
@@ -167,13 +166,16 @@ impl Wire {
             return;
         }
         let mut left = LAST_BYTES;
-        let mut reader = self.reader;
+        let mut reader = Some(self.reader);
         let read_out = async {
             while left > 0 && outbox.socket().readable().await.is_ok() {
                 let read = SCRATCH.with_borrow_mut(|scratch| {
                     let n = outbox.socket().try_read(scratch)?;
-                    // An error is the client's own close frame, or nonsense.
-                    let is_over = n == 0 || reader.feed(&scratch[..n], &mut Decoded::default()).is_err();
+                    let fed = reader.as_mut().map(|reader| reader.feed(&scratch[..n], &mut Decoded::default()));
+                    let is_over = n == 0 || fed == Some(Err(Close::BY_CLIENT));
+                    // The rest of what made no sense makes none either; it is
+                    // read all the same, for the sake of our close frame.
+                    reader = reader.take().filter(|_| matches!(fed, Some(Ok(()))));
                     Ok::<_, io::Error>((n, is_over))
                 });
                 match read {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Router};
+use super::{Envelope, Router, is_personal};
 use crate::{
     config::{Pattern, Target},
     generation::Generation,
@@ -79,7 +79,9 @@ impl Router {
                 Target::Pattern(pattern) => match Pattern::parse(pattern) {
                     Ok(pattern) => {
                         let mut delivered = Delivered::default();
-                        for room in self.hub.rooms_matching(&pattern) {
+                        // Users' own rooms are reached as users, or as everyone.
+                        let rooms = self.hub.rooms_matching(&pattern);
+                        for room in rooms.into_iter().filter(|room| !is_personal(generation, room)) {
                             delivered += to_room(&room, &mut seen, batch);
                         }
                         delivered

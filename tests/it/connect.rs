@@ -154,3 +154,36 @@ async fn a_client_that_does_not_answer_pings_is_closed() {
         client.ask("ping", json!({})).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_cannot_be_guessed_on_one_socket() {
+    let config = format!("[auth]\nanonymous = false\n[auth.jwt]\nhmac_secret = \"{}\"\n", crate::support::SECRET);
+    let gateway = TestGateway::start(&config).await;
+    let mut client = gateway.socket().await;
+    client.say(&"{\"id\":1,\"connect\":{}}\n".repeat(100)).await;
+    assert_eq!(client.closed().await, (3509, "too many errors".into()));
+    assert_eq!(gateway.metric(r#"wayleave_refusals_total{code="101"}"#), 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_always_talks_does_not_outlive_its_deadlines() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    let gateway = TestGateway::start("[limits]\ncommands_burst = 1000000000\ncommands_per_second = 1000000000\n").await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let (socket, _) = tokio_tungstenite::connect_async(gateway.url()).await.unwrap();
+    let (mut write, mut read) = socket.split();
+    let hello = json!({ "id": 1, "connect": { "token": token(&json!({ "sub": "ada", "exp": now + 2 })) } });
+    write.send(Message::text(hello.to_string())).await.unwrap();
+    let talking =
+        tokio::task::spawn(async move { while write.send(Message::text("{}\n".repeat(1000))).await.is_ok() {} });
+    let code = loop {
+        match tokio::time::timeout(crate::support::PATIENCE, read.next()).await.expect("it is never closed") {
+            Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code),
+            Some(Ok(_)) => {}
+            end => panic!("{end:?}"),
+        }
+    };
+    assert_eq!(code, 3005);
+    talking.abort();
+}

@@ -172,3 +172,35 @@ async fn through_many_reloads_under_load_no_message_is_lost_doubled_or_of_two_ge
     }
     assert!(reloads > 10, "only {reloads} reloads");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuilt_plugin_does_not_lose_its_guard_unseen() {
+    let (gateway, place, _folder) = with_file("deny", "").await;
+    put("pass", &place);
+    let Outcome::Failed(why) = gateway.gateway.reloader().reload("a test").await else { panic!("the room is open") };
+    assert!(why.contains("lost its `authorize` hook") && why.contains("hooks = [\"transform\"]"), "{why}");
+    let mut client = gateway.client().await;
+    client.refused("subscribe", json!({ "channel": "room:1" })).await;
+    // Said in the config, it is meant.
+    let text = std::fs::read_to_string(gateway.file()).unwrap();
+    let text = text.replace("name = \"p\"", "name = \"p\"\nhooks = [\"transform\"]");
+    assert_eq!(gateway.reload_with(&text).await, Outcome::Replaced(2));
+    client.join("room:1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_made_anew_is_still_watched() {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("dist");
+    std::fs::create_dir(&folder).unwrap();
+    let place = folder.join("p.wat");
+    put("stamp-a", &place);
+    let gateway = TestGateway::start(&plugin_config(&place, "", "")).await;
+    for (n, name) in ["stamp-b", "stamp-a", "stamp-b"].into_iter().enumerate() {
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        put(name, &place);
+        let wanted = n as u64 + 2;
+        eventually("the next generation is live", || gateway.gateway.reloader().running().number >= wanted).await;
+    }
+}

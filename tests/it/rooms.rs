@@ -197,3 +197,19 @@ async fn one_senders_messages_arrive_in_order_everywhere() {
         sender.await.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_cannot_route_itself_into_a_users_own_room() {
+    let config = "[server]\npersonal_rooms = true\n[[rooms]]\nmatch = \"*\"\npublish = \"members\"\n\
+                  [[routes]]\nroom = \"r\"\nto = [\"room:{data.to}\", \"pattern:{data.to}\"]\n";
+    let gateway = TestGateway::start(config).await;
+    let (mut ada, mut eve) = (gateway.user("ada").await, gateway.user("eve").await);
+    eve.join("r").await;
+    ada.join("open").await;
+    for to in ["user:ada", "*", "o*"] {
+        eve.publish("r", json!({ "to": to })).await;
+    }
+    ada.heard_nothing().await;
+    eve.publish("r", json!({ "to": "open" })).await;
+    ada.heard("open").await;
+}

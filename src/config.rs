@@ -9,6 +9,7 @@ mod pattern;
 mod read;
 mod rooms;
 mod sections;
+mod value;
 
 use std::{
     collections::BTreeMap,

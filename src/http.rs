@@ -123,9 +123,8 @@ fn serve_connection(
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     async move {
-        match tokio::time::timeout(HTTP_MAX, connection).await {
-            Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection ended early"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = tokio::time::timeout(HTTP_MAX, connection).await {
+            tracing::debug!(%error, "an HTTP connection ended early");
         }
     }
 }

@@ -75,7 +75,7 @@ async fn watch(reloader: Arc<Reloader>) {
         let sources = configured(&reloader);
         let folders: BTreeSet<PathBuf> = sources.values().cloned().collect();
         let roots = folders.clone();
-        watcher.watch(folders, RecursiveMode::Recursive, move |path| {
+        watcher.watch(&folders, RecursiveMode::Recursive, move |path| {
             roots.iter().any(|root| path.strip_prefix(root).is_ok_and(build::is_source))
         });
         for (name, folder) in &sources {

@@ -70,16 +70,16 @@ impl Watcher {
     /// that count.
     pub fn watch(
         &mut self,
-        folders: BTreeSet<PathBuf>,
+        folders: &BTreeSet<PathBuf>,
         mode: RecursiveMode,
         counts: impl Fn(&Path) -> bool + Send + 'static,
     ) {
         *self.shared.counts.lock() = Box::new(counts);
-        for gone in self.folders.difference(&folders) {
+        for gone in self.folders.difference(folders) {
             // It may not exist any more, and then there is nothing to end.
             let _gone = self.watcher.unwatch(gone);
         }
-        let mut watched = &folders & &self.folders;
+        let mut watched = folders & &self.folders;
         for new in folders.difference(&self.folders) {
             // One that is not there yet is tried again the next time.
             match self.watcher.watch(new, mode) {
@@ -108,7 +108,7 @@ impl Watcher {
             let files = files(&reloader);
             let folders = files.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
             let counted = files.clone();
-            self.watch(folders, RecursiveMode::NonRecursive, move |path| counted.contains(path));
+            self.watch(&folders, RecursiveMode::NonRecursive, move |path| counted.contains(path));
             tokio::select! {
                 () = self.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}

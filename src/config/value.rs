@@ -1,0 +1,106 @@
+//! How single values are written: in TOML, and in environment variables.
+
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+/// A value that can be read from TOML or from an environment variable.
+pub(super) trait Value: Sized {
+    /// Err: what is expected, as in "expected …".
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String>;
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+impl Value for String {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_str().map(str::to_owned).ok_or_else(|| "a text in quotes".into())
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl Value for bool {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| "true or false".into())
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "true or false".into())
+    }
+}
+
+impl Value for u64 {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        let number =
+            value.as_integer().and_then(|integer| Self::from_str_radix(integer.as_str(), integer.radix()).ok());
+        number.ok_or_else(|| "a whole number, zero or more".into())
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "a whole number, zero or more".into())
+    }
+}
+
+impl Value for Duration {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        Self::from_text(value.as_str().unwrap_or_default())
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text).map_err(|_| r#"a duration with its unit, such as "20ms", "5s" or "1m""#.into())
+    }
+}
+
+/// A size in bytes, written with its unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size(pub(super) usize);
+
+impl Value for Size {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        Self::from_text(value.as_str().unwrap_or_default())
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let unit = match text[digits..].trim() {
+            "B" => Some(1),
+            "KiB" => Some(1 << 10),
+            "MiB" => Some(1 << 20),
+            "GiB" => Some(1 << 30),
+            _ => None,
+        };
+        let number = text[..digits].parse::<usize>().ok();
+        match (number, unit) {
+            (Some(number), Some(unit)) => number.checked_mul(unit).map(Self),
+            _ => None,
+        }
+        .ok_or_else(|| r#"a size with its unit (B, KiB, MiB, GiB), such as "64KiB""#.into())
+    }
+}
+
+impl Value for Vec<String> {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        value
+            .as_array()
+            .and_then(|array| array.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect())
+            .ok_or_else(|| r#"a list of texts, such as ["a", "b"]"#.into())
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
+    }
+}
+
+pub(super) fn to_json(value: &DeValue<'_>) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match value {
+        DeValue::String(text) => Json::String(text.to_string()),
+        DeValue::Integer(integer) => {
+            i64::from_str_radix(integer.as_str(), integer.radix()).map_or(Json::Null, Json::from)
+        }
+        DeValue::Float(float) => float.as_str().parse::<f64>().map_or(Json::Null, Json::from),
+        DeValue::Boolean(boolean) => Json::Bool(*boolean),
+        DeValue::Datetime(datetime) => Json::String(datetime.to_string()),
+        DeValue::Array(array) => array.iter().map(|item| to_json(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            table.iter().map(|(name, value)| (name.get_ref().to_string(), to_json(value.get_ref()))).collect()
+        }
+    }
+}

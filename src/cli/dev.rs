@@ -30,6 +30,7 @@ pub(super) fn main(file: &Path) -> ExitCode {
 }
 
 async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
+    let signals = run::Signals::new()?;
     // The first build is awaited: a gateway without its plugins would not start.
     for (name, folder) in sources(&config) {
         tracing::info!(plugin = name, folder = %folder.display(), "building");
@@ -45,7 +46,7 @@ async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
     let hint = if page { "open it" } else { "`server.try_page = true` gives a page to try it" };
     tracing::info!("serving http://{}; {hint}, and edit a plugin or the config", gateway.address());
     let watching = watch(Arc::clone(gateway.reloader()));
-    run::until_stopped(gateway, watching).await
+    signals.until_stopped(gateway, watching).await
 }
 
 fn is_built(config: &Config, name: &str) -> bool {

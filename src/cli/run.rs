@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{gateway::Gateway, generation::NotBuilt};
 
@@ -28,34 +28,54 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 async fn serve(config: crate::config::Config, file: &Path) -> anyhow::Result<ExitCode> {
+    let signals = Signals::new()?;
     let gateway = Gateway::start(config, Some(file.to_owned())).await?;
     tracing::info!("listening on http://{}", gateway.address());
-    until_stopped(gateway, std::future::pending()).await
+    signals.until_stopped(gateway, std::future::pending()).await
 }
 
-/// Serves until a signal, or until `ended` is; then drains.
-pub(super) async fn until_stopped(gateway: Gateway, ended: impl Future<Output = ()>) -> anyhow::Result<ExitCode> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::pin!(ended);
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => drop(gateway.reloader().reload("SIGHUP").await),
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            () = &mut ended => break,
-        }
+/// The signals that mean something. Made before anybody can send one in good
+/// faith: without a handler they end the process.
+pub(super) struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    let timeout = gateway.reloader().running().config.drain_timeout;
-    tracing::info!(?timeout, "draining");
-    Ok(match gateway.drain(timeout).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(left) => {
-            tracing::error!(connections = left, "the drain was cut off at drain.timeout");
-            ExitCode::FAILURE
+
+    /// Serves until a signal, or until `ended` is; then drains.
+    pub(super) async fn until_stopped(
+        mut self,
+        gateway: Gateway,
+        ended: impl Future<Output = ()>,
+    ) -> anyhow::Result<ExitCode> {
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => drop(gateway.reloader().reload("SIGHUP").await),
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                () = &mut ended => break,
+            }
         }
-    })
+        let timeout = gateway.reloader().running().config.drain_timeout;
+        tracing::info!(?timeout, "draining");
+        Ok(match gateway.drain(timeout).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(left) => {
+                tracing::error!(connections = left, "the drain was cut off at drain.timeout");
+                ExitCode::FAILURE
+            }
+        })
+    }
 }
 
 /// Each socket is a descriptor, and the usual soft limit is 1,024 of them.

@@ -30,7 +30,6 @@ pub(super) fn main(file: &Path) -> ExitCode {
 }
 
 async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
-    let signals = run::Signals::new()?;
     // The first build is awaited: a gateway without its plugins would not start.
     for (name, folder) in sources(&config) {
         tracing::info!(plugin = name, folder = %folder.display(), "building");
@@ -41,6 +40,8 @@ async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
             tracing::error!(plugin = name, "cannot be built, its last build is used:\n{text}");
         }
     }
+    // Only now: a signal is to end a long build at once.
+    let signals = run::Signals::new()?;
     let gateway = Gateway::start(config, Some(file.to_owned())).await?;
     let page = gateway.reloader().running().config.server.try_page;
     let hint = if page { "open it" } else { "`server.try_page = true` gives a page to try it" };

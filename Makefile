@@ -88,4 +88,5 @@ test-browser: plugins
 	$(call npm,web)
 	npm --prefix web test --silent
 	$(call npm,tests/browser)
+	export CHROMIUM=$${CHROMIUM:-$$(command -v chromium || command -v chromium-browser || command -v google-chrome)}
 	npm --prefix tests/browser test --silent

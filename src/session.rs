@@ -311,7 +311,15 @@ impl Session {
         };
         match answer {
             Ok(None) => {}
-            Ok(Some(reply)) => self.put(&self.connection.encoding.reply(id, &reply), batch),
+            Ok(Some(reply)) => {
+                let frame = self.connection.encoding.reply(id, &reply);
+                // Who asks for a long list must not be closed as slow for it.
+                if frame.len() > self.router.generation().config.limits.outbox / 2 {
+                    self.refuse(id, &Refusal::LIMIT_EXCEEDED, batch);
+                } else {
+                    self.put(&frame, batch);
+                }
+            }
             Err(refusal) => self.refuse(id, &refusal, batch),
         }
         Ok(())

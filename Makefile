@@ -51,9 +51,11 @@ fuzz: setup
 setup:
 	tests/setup
 
+# With the tests, so that the libraries are built once for both: alone, the
+# program would want them with other features.
 build:
 	echo "== the gateway"
-	$(CARGO) build
+	$(CARGO) build --bins --tests
 
 plugins: setup build
 	echo "== the example plugins"

@@ -103,7 +103,10 @@ impl Watcher {
     /// sure: folders are deleted and made anew, links are swapped, and a change
     /// may come before its watch.
     pub async fn run(mut self, reloader: Arc<Reloader>, stop: CancellationToken) {
-        let mut seen = look(&files(&reloader));
+        // What was read before is not known to be what is there now: the first
+        // look finds a change, and at worst nothing to do. So it is with files
+        // that a reload names anew.
+        let mut seen = Look::new();
         loop {
             let files = files(&reloader);
             let folders = files.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
@@ -123,8 +126,6 @@ impl Watcher {
             }
             seen = look(&files);
             reloader.reload("a file has changed").await;
-            // What it names by now is looked at from its present state on.
-            seen.extend(look(&self::files(&reloader)).into_iter().filter(|(file, _)| !files.contains(file)));
         }
     }
 }

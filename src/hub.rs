@@ -248,7 +248,7 @@ impl Hub {
     }
 
     /// Takes a connection out of a room and tells it and the others; None: it
-    /// was not in there. Who it was is handed to `told` to speak of.
+    /// was not in there.
     pub fn leave(
         &self,
         connection: &Connection,

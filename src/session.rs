@@ -314,7 +314,9 @@ impl Session {
             Ok(Some(reply)) => {
                 let frame = self.connection.encoding.reply(id, &reply);
                 // Who asks for a long list must not be closed as slow for it.
-                if frame.len() > self.router.generation().config.limits.outbox / 2 {
+                if matches!(reply, Reply::Presence(_))
+                    && frame.len() > self.router.generation().config.limits.outbox / 2
+                {
                     self.refuse(id, &Refusal::LIMIT_EXCEEDED, batch);
                 } else {
                     self.put(&frame, batch);

@@ -49,12 +49,16 @@ pub(super) fn main(folders: Vec<PathBuf>, config: &Path) -> ExitCode {
 /// # Errors
 /// What the toolchain said, or what is missing.
 pub(super) fn build_if_stale(folder: &Path) -> anyhow::Result<bool> {
-    let built = folder.join("plugin.wasm").metadata().and_then(|file| file.modified()).ok();
-    let newest = sources(folder).into_values().flatten().max();
-    if built.is_some() && built > newest {
+    if !is_stale(folder) {
         return Ok(false);
     }
     build(folder).map(|()| true)
+}
+
+/// True if there is no `plugin.wasm` that is newer than every source.
+pub(super) fn is_stale(folder: &Path) -> bool {
+    let built = folder.join("plugin.wasm").metadata().and_then(|file| file.modified()).ok();
+    built.is_none() || built <= sources(folder).into_values().flatten().max()
 }
 
 /// Builds one folder.

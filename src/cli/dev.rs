@@ -83,8 +83,9 @@ async fn watch(reloader: Arc<Reloader>) {
         for (name, folder) in &sources {
             let state = build::sources(folder);
             let known = seen.insert(name.clone(), state.clone());
-            let is_first = known.is_none() && folder.join("plugin.wasm").is_file();
-            if !is_first && known.as_ref() != Some(&state) {
+            // One seen for the first time may be a copy with its original's build.
+            let is_due = known.map_or_else(|| build::is_stale(folder), |known| known != state);
+            if is_due {
                 rebuild(&reloader, name, folder).await;
             }
         }

@@ -194,6 +194,9 @@ async fn dev_rebuilds_on_save_and_says_what_cannot_be_built() {
     assert_eq!(client.heard("room:1").await["stamp"], "b");
 
     // A plugin that the config names from now on is built and then live.
+    // It began as a copy of another, with that one's build in it.
+    std::fs::create_dir(folder.path().join("q")).unwrap();
+    std::fs::write(folder.path().join("q/plugin.wasm"), component("no-hooks")).unwrap();
     write_source(&folder.path().join("q"), &component("echo-call"), "cp src/plugin.bin plugin.wasm");
     let more = "\n[[plugins]]\nname = \"q\"\npath = \"q\"\n";
     std::fs::write(folder.path().join("config.toml"), config + more).unwrap();

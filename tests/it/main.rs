@@ -12,6 +12,7 @@ mod bad_plugins;
 mod cli;
 mod connect;
 mod drain;
+mod infra;
 mod plugins;
 mod reload;
 mod rooms;

@@ -2,6 +2,13 @@
 
 #[allow(dead_code, reason = "made for tests of all faults, of which there are not all yet")]
 pub mod checker;
+#[allow(dead_code, reason = "as above")]
+pub mod instance;
+mod process;
+#[allow(dead_code, reason = "as above")]
+pub mod proxy;
+#[allow(dead_code, reason = "as above")]
+pub mod redis;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +19,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, protocol::CloseFrame},
@@ -32,6 +39,19 @@ pub fn eventually<'a>(what: &'a str, mut condition: impl FnMut() -> bool + 'a) -
     async move {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !condition() {
+            assert!(tokio::time::Instant::now() < deadline, "{caller}: never came true: {what}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// Waits until a condition holds that takes asking somebody.
+#[track_caller]
+pub fn until<'a>(what: &'a str, mut condition: impl AsyncFnMut() -> bool + 'a) -> impl Future<Output = ()> + 'a {
+    let caller = std::panic::Location::caller();
+    async move {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !condition().await {
             assert!(tokio::time::Instant::now() < deadline, "{caller}: never came true: {what}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -112,10 +132,7 @@ impl TestGateway {
     }
 
     pub async fn client_with(&self, hello: Value) -> TestClient {
-        let mut client = self.socket().await;
-        let reply = client.ask("connect", hello).await;
-        client.id = reply["connect"]["client"].as_str().unwrap_or_else(|| panic!("not connected: {reply}")).to_owned();
-        client
+        TestClient::connect(&self.url(), hello).await
     }
 
     /// Replaces the config's text and reloads.
@@ -161,6 +178,19 @@ pub struct TestClient {
     next: u32,
     /// Came while something else was waited for.
     early: Vec<Value>,
+    /// Commands whose replies nobody waits for any more.
+    given_up: Vec<u32>,
+    url: String,
+    hello: Value,
+}
+
+/// Why there was no answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NoAnswer {
+    /// None in time.
+    Late,
+    /// The connection ended: with this code and reason, or 0 if it just broke.
+    Closed(u16, String),
 }
 
 /// One thing that came.
@@ -173,7 +203,61 @@ enum Came {
 impl TestClient {
     pub async fn open(url: &str) -> Self {
         let (socket, _) = connect_async(url).await.unwrap();
-        Self { socket, id: String::new(), next: 0, early: Vec::new() }
+        Self::new(socket, url, json!({}))
+    }
+
+    fn new(socket: WebSocketStream<MaybeTlsStream<TcpStream>>, url: &str, hello: Value) -> Self {
+        let (early, given_up) = (Vec::new(), Vec::new());
+        Self { socket, id: String::new(), next: 0, early, given_up, url: url.to_owned(), hello }
+    }
+
+    /// A connected client of any gateway.
+    #[track_caller]
+    pub fn connect<'a>(url: &'a str, hello: Value) -> impl Future<Output = Self> + 'a {
+        let caller = std::panic::Location::caller();
+        async move {
+            let connected = Self::try_connect(url, hello, PATIENCE).await;
+            connected.unwrap_or_else(|reason| panic!("{caller}: not connected: {reason}"))
+        }
+    }
+
+    /// The same, or why not.
+    pub async fn try_connect(url: &str, hello: Value, within: Duration) -> Result<Self, String> {
+        let connected = async {
+            let (socket, _) = connect_async(url).await.map_err(|error| error.to_string())?;
+            let mut client = Self::new(socket, url, hello.clone());
+            let reply = client.try_ask("connect", hello, within).await.map_err(|reason| format!("{reason:?}"))?;
+            client.id = reply["connect"]["client"].as_str().ok_or_else(|| reply.to_string())?.to_owned();
+            Ok(client)
+        };
+        tokio::time::timeout(within, connected).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    }
+
+    /// Breaks the connection off without a word and connects anew with the same
+    /// hello. It is in no room then, and pushes that nobody took are gone.
+    pub async fn reconnect(&mut self) {
+        let url = self.url.clone();
+        self.reconnect_to(&url).await;
+    }
+
+    /// The same, to another gateway.
+    pub async fn reconnect_to(&mut self, url: &str) {
+        let reconnected = self.try_reconnect_to(url, PATIENCE).await;
+        reconnected.unwrap_or_else(|reason| panic!("not connected again: {reason}"));
+    }
+
+    /// The same, where the gateway may not be there; it can be tried again.
+    pub async fn try_reconnect_to(&mut self, url: &str, within: Duration) -> Result<(), String> {
+        let _already_broken = self.socket.get_mut().shutdown().await;
+        *self = Self::try_connect(url, self.hello.clone(), within).await?;
+        Ok(())
+    }
+
+    /// Ends as one whose machine was switched off and on: with a reset.
+    pub fn abort(self) {
+        if let MaybeTlsStream::Plain(stream) = self.socket.get_ref() {
+            stream.set_zero_linger().unwrap();
+        }
     }
 
     pub async fn say(&mut self, text: &str) {
@@ -195,6 +279,42 @@ impl TestClient {
                 Came::Json(push) => self.early.push(push),
                 closed @ Came::Closed(..) => panic!("instead of a reply to {method}: {closed:?}"),
             }
+        }
+    }
+
+    /// Sends a command and waits this long for its reply, which is then no
+    /// longer expected.
+    pub async fn try_ask(&mut self, method: &str, body: Value, within: Duration) -> Result<Value, NoAnswer> {
+        self.next += 1;
+        let id = self.next;
+        let asked = async {
+            let command = json!({ "id": id, method: body }).to_string();
+            self.socket.send(Message::text(command)).await.map_err(|error| NoAnswer::Closed(0, error.to_string()))?;
+            loop {
+                match self.came_or_broke().await {
+                    Came::Json(reply) if reply["id"] == id => return Ok(reply),
+                    Came::Json(push) => self.early.push(push),
+                    Came::Closed(code, reason) => return Err(NoAnswer::Closed(code, reason)),
+                }
+            }
+        };
+        let answer = tokio::time::timeout(within, asked).await.unwrap_or(Err(NoAnswer::Late));
+        if answer == Err(NoAnswer::Late) {
+            self.given_up.push(id);
+        }
+        answer
+    }
+
+    /// The next push, if one comes in this time.
+    pub async fn try_push(&mut self, within: Duration) -> Result<Value, NoAnswer> {
+        if !self.early.is_empty() {
+            return Ok(self.early.remove(0)["push"].take());
+        }
+        match tokio::time::timeout(within, self.came_or_broke()).await {
+            Err(_) => Err(NoAnswer::Late),
+            Ok(Came::Json(mut push)) if push.get("push").is_some() => Ok(push["push"].take()),
+            Ok(Came::Closed(code, reason)) => Err(NoAnswer::Closed(code, reason)),
+            Ok(other) => panic!("instead of a push: {other:?}"),
         }
     }
 
@@ -252,11 +372,26 @@ impl TestClient {
     }
 
     async fn came(&mut self) -> Came {
+        tokio::time::timeout(PATIENCE, self.came_or_broke()).await.expect("nothing came")
+    }
+
+    /// The next thing that came, however long it takes.
+    async fn came_or_broke(&mut self) -> Came {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing came");
-            match message {
-                Some(Ok(Message::Text(text))) if text.as_str() == "{}" => self.say("{}").await,
-                Some(Ok(Message::Text(text))) => return Came::Json(serde_json::from_str(&text).unwrap()),
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) if text.as_str() == "{}" => {
+                    if let Err(error) = self.socket.send(Message::text("{}")).await {
+                        return Came::Closed(0, error.to_string());
+                    }
+                }
+                Some(Ok(Message::Text(text))) => {
+                    let json: Value = serde_json::from_str(&text).unwrap();
+                    let late = self.given_up.iter().position(|id| json["id"] == *id);
+                    match late {
+                        Some(late) => drop(self.given_up.swap_remove(late)),
+                        None => return Came::Json(json),
+                    }
+                }
                 Some(Ok(Message::Close(Some(CloseFrame { code, reason })))) => {
                     return Came::Closed(code.into(), reason.to_string());
                 }

@@ -22,8 +22,11 @@ use toml::de::DeTable;
 use self::read::{Document, Table};
 pub use self::{
     read::Mistake,
-    rooms::{Access, Pattern, PluginConfig, PublishRight, RoomConfig, RouteConfig, Target, Template},
-    sections::{AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, Secret, ServerConfig},
+    rooms::{Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RoomConfig, RouteConfig, Target, Template},
+    sections::{
+        ApiConfig, ApiKey, AuthConfig, BusConfig, ClusterConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig,
+        RedisConfig, RedisMode, Secret, ServerConfig, UserLimit,
+    },
 };
 
 /// A configuration in which nothing is left to be checked but the plugins'
@@ -32,6 +35,12 @@ pub use self::{
 pub struct Config {
     /// Sockets, heartbeat and the pages.
     pub server: ServerConfig,
+    /// What carries messages between instances.
+    pub bus: BusConfig,
+    /// How instances watch each other.
+    pub cluster: ClusterConfig,
+    /// The server API.
+    pub api: ApiConfig,
     /// Who may connect.
     pub auth: AuthConfig,
     /// What one connection or user may use up.
@@ -120,10 +129,9 @@ impl Config {
 
     fn read(root: &Table<'_>, folder: &Path) -> Option<Self> {
         root.not_yet("tls");
-        root.not_yet("api");
-        let bus = root.section("bus");
-        bus.choice("kind", &[("memory", ())]);
-        bus.finish();
+        let bus = BusConfig::read(root.section("bus"), folder);
+        let cluster = ClusterConfig::read(root.section("cluster"));
+        let api = ApiConfig::read(root.section("api"));
         let server = ServerConfig::read(root.section("server"), folder);
         let auth = AuthConfig::read(root.section("auth"), folder);
         let limits = Limits::read(root.section("limits"));
@@ -149,7 +157,7 @@ impl Config {
             root.section("limits").wrong("outbox", text);
         }
         root.report_unknown();
-        Some(Self { server, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
+        Some(Self { server, bus, cluster, api, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
     }
 
     /// The entry that counts for a room; None: there is no such room.
@@ -173,6 +181,12 @@ impl Config {
         }
         if self.server.try_page != running.server.try_page {
             keys.push("server.try_page");
+        }
+        if self.bus != running.bus {
+            keys.push("bus");
+        }
+        if self.cluster != running.cluster {
+            keys.push("cluster");
         }
         if self.log != running.log {
             keys.push("log");

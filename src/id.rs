@@ -22,10 +22,18 @@ pub type UserId = Arc<str>;
 pub struct ConnectionId(u128);
 
 impl ConnectionId {
-    /// A new one.
+    /// A new one on an instance. Half of it says which, so that what is for
+    /// one connection goes to one instance without asking anybody.
     #[must_use]
-    pub fn random() -> Self {
-        Self(u128::from_le_bytes(random_bytes()))
+    pub fn random(instance: BootId) -> Self {
+        let random = u64::from_le_bytes(random_bytes());
+        Self(u128::from(instance.0) << 64 | u128::from(random))
+    }
+
+    /// The instance that it is on.
+    #[must_use]
+    pub fn instance(self) -> BootId {
+        BootId((self.0 >> 64) as u64)
     }
 
     /// Reads back what `to_string` wrote; None for anything else.
@@ -45,6 +53,50 @@ impl ConnectionId {
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Names one run of one instance: a random number, 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct BootId(pub u64);
+
+impl BootId {
+    /// A new one.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(u64::from_le_bytes(random_bytes()))
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// An instance as the others know it. One that was taken for dead and comes
+/// back is the same run with the next generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId {
+    /// The run.
+    pub boot: BootId,
+    /// From 1.
+    pub generation: u32,
+}
+
+impl InstanceId {
+    /// Reads back what `to_string` wrote; None for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (boot, generation) = text.split_once('.')?;
+        let boot = (boot.len() == 16).then(|| u64::from_str_radix(boot, 16).ok()).flatten()?;
+        Some(Self { boot: BootId(boot), generation: generation.parse().ok()? })
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.boot, self.generation)
     }
 }
 

@@ -14,6 +14,7 @@
 
 pub mod auth;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod gateway;
 pub mod generation;
@@ -24,5 +25,6 @@ pub mod metrics;
 pub mod plugin;
 pub mod protocol;
 pub mod reload;
+pub mod room;
 pub mod router;
 pub mod session;

@@ -12,7 +12,7 @@ use crate::{
     config::{PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
-    id::{MessageId, MessageIds},
+    id::{BootId, MessageId, MessageIds},
     metrics::Metrics,
     plugin::{Answer, Caller, Delivery, Failure, MessageView, Plugin, Policy, Routing, Verdict},
     protocol::{MemberInfo, Payload, Refusal},
@@ -59,7 +59,9 @@ pub struct Router {
     pub flusher: Arc<Flusher>,
     /// Counts.
     pub metrics: Metrics,
-    /// Names this process to clients.
+    /// This run of this instance.
+    pub boot: BootId,
+    /// Names it to clients.
     pub instance: String,
     generation: ArcSwap<Generation>,
     ids: MessageIds,
@@ -69,8 +71,9 @@ impl Router {
     /// A router for a first generation.
     #[must_use]
     pub fn new(hub: Arc<Hub>, flusher: Arc<Flusher>, metrics: Metrics, generation: Arc<Generation>) -> Self {
-        let instance = format!("{:016x}", u64::from_le_bytes(crate::id::random_bytes()));
-        Self { hub, flusher, metrics, instance, generation: ArcSwap::new(generation), ids: MessageIds::new() }
+        let boot = BootId::random();
+        let instance = boot.to_string();
+        Self { boot, hub, flusher, metrics, instance, generation: ArcSwap::new(generation), ids: MessageIds::new() }
     }
 
     /// The generation in force. Take it once for each thing to be done.

@@ -44,7 +44,7 @@ pub async fn run(socket: TcpStream, early: Bytes, router: Arc<Router>, stop: Can
     let (outbox_max, message_size, close_timeout) = (limits.outbox, limits.message_size, limits.close_timeout);
     let connect_by = Instant::now() + generation.config.server.connect_timeout;
     drop(generation);
-    let id = ConnectionId::random();
+    let id = ConnectionId::random(router.boot);
     let outbox = Arc::new(Outbox::new(socket, outbox_max, id.shard(router.flusher.shards())));
     let mut wire = Wire::new(Arc::clone(&outbox), message_size);
     let open = Counted::new(&router.metrics.sockets);

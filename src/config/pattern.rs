@@ -71,6 +71,33 @@ pub enum Target {
     Everyone,
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Room(name) => write!(f, "room:{name}"),
+            Self::User(name) => write!(f, "user:{name}"),
+            Self::Connection(id) => write!(f, "connection:{id}"),
+            Self::Pattern(pattern) => write!(f, "pattern:{pattern}"),
+            Self::Everyone => f.write_str("everyone"),
+        }
+    }
+}
+
+impl Target {
+    /// Reads back what `to_string` wrote; None for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            Some(("room", name)) => Some(Self::Room(name.to_owned())),
+            Some(("user", name)) => Some(Self::User(name.to_owned())),
+            Some(("connection", id)) => Some(Self::Connection(id.to_owned())),
+            Some(("pattern", pattern)) => Some(Self::Pattern(pattern.to_owned())),
+            None if text == "everyone" => Some(Self::Everyone),
+            _ => None,
+        }
+    }
+}
+
 /// A target whose name is filled in from a message: `user:{data.customer}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {

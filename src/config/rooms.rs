@@ -46,10 +46,26 @@ pub struct RoomConfig {
     pub presence: bool,
     /// Members are told who comes and goes.
     pub join_leave: bool,
+    /// How long somebody whose connection broke counts as present, so that a
+    /// reconnect is no leave and join.
+    pub presence_grace: Duration,
+    /// What the room keeps of its messages; None: nothing.
+    pub history: Option<HistoryConfig>,
+    /// Clients that come back get what they missed.
+    pub recovery: bool,
     /// Messages carry tags that name the generation and plugins they passed.
     pub stamp: bool,
     /// Names of plugins, in the order in which they are asked.
     pub plugins: Vec<String>,
+}
+
+/// What a room keeps: both bounds hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryConfig {
+    /// Messages.
+    pub size: usize,
+    /// Age of the oldest.
+    pub ttl: Duration,
 }
 
 /// `[[routes]]`: messages of these rooms go to these targets too.
@@ -114,8 +130,16 @@ impl PluginConfig {
 
 pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> {
     let read = |table: Table<'_>| {
-        for key in ["history", "recovery"] {
-            table.not_yet(key);
+        let history = table.section("history");
+        let kept = HistoryConfig {
+            size: usize::try_from(history.number("size", 100, 1..=1_000_000)).unwrap_or(usize::MAX),
+            ttl: history.duration("ttl", secs(300), secs(1)..=secs(366 * 24 * 3600)),
+        };
+        let kept = history.is_present().then_some(kept);
+        history.finish();
+        let recovery = table.or("recovery", false);
+        if recovery && kept.is_none() {
+            table.wrong("recovery", r#"needs `history`, as in history = { size = 100, ttl = "5m" }"#);
         }
         let pattern = table.required::<String>("match");
         let room = RoomConfig {
@@ -137,6 +161,9 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
             ),
             presence: table.or("presence", false),
             join_leave: table.or("join_leave", false),
+            presence_grace: table.duration("presence_grace", secs(0), secs(0)..=secs(300)),
+            history: kept,
+            recovery,
             stamp: table.or("stamp", false),
             plugins: table.or("plugins", Vec::new()),
         };

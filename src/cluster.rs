@@ -1,0 +1,369 @@
+//! Many instances on one Redis: what they share, and how they hear each other.
+//!
+//! [`Cluster`] is what the router asks; what comes in goes to its [`Receiver`].
+//! Three connections are kept apart, since they fail apart: one writes, in
+//! order ([`pipeline`]), one hears ([`ears`]), one reads and beats ([`heart`]).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+mod backoff;
+mod check;
+mod ears;
+pub mod envelope;
+mod heart;
+mod history;
+mod interest;
+mod keys;
+mod link;
+mod membership;
+mod metrics;
+mod pipeline;
+mod reader;
+mod registry;
+mod script;
+mod store;
+
+use self::{
+    backoff::Backoff,
+    ears::Ears,
+    envelope::{Body, Changes, Frame, Member, Position},
+    keys::Keys,
+    link::Wiring,
+    pipeline::{Done, Pipeline},
+    reader::Reader,
+};
+pub use self::{
+    ears::Hold,
+    metrics::ClusterMetrics,
+    pipeline::BusError,
+    registry::{InstanceInfo, MembersPage, SignedIn},
+    store::{Granted, RecordWrite},
+};
+use crate::{
+    config::{ClusterConfig, RedisConfig},
+    id::{BootId, InstanceId, RoomName, UserId},
+    protocol::MemberInfo,
+};
+
+/// What the cluster tells the rest of the gateway. Nothing here may wait.
+pub trait Receiver: Send + Sync + 'static {
+    /// A frame came, from another instance or from this one.
+    fn on_frame(&self, origin: BootId, body: Body<'_>, position: Option<Position>);
+
+    /// Nothing is heard any more.
+    fn on_deaf(&self);
+
+    /// Everything is heard again; something may have been missed.
+    fn on_hearing(&self);
+
+    /// The rooms whose members here are registered, and all of those.
+    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>)>;
+
+    /// True if a connection is in a room here.
+    fn is_member(&self, room: &str, connection: &str) -> bool;
+
+    /// The users here with their connections.
+    fn users(&self) -> Vec<(UserId, Vec<String>)>;
+
+    /// A member of a dead instance was taken out of a room by this one; true:
+    /// its user is in there no more.
+    fn on_reaped(&self, room: &str, member: &MemberInfo, is_last: bool);
+
+    /// A user of a dead instance has no connection any more.
+    fn on_user_gone(&self, user: &str);
+
+    /// What this instance tells the others of itself: a JSON text.
+    fn info(&self) -> String;
+}
+
+/// One instance's part in the cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    boot: BootId,
+    generation: AtomicU32,
+    name: String,
+    config: ClusterConfig,
+    wiring: Wiring,
+    keys: Keys,
+    pipeline: Pipeline,
+    ears: Arc<Ears>,
+    reader: Reader,
+    /// When the last beat was answered; None: never, or taken for dead since.
+    beaten: Mutex<Option<Instant>>,
+    /// Leaves that Redis has not confirmed.
+    debts: Mutex<Vec<Debt>>,
+    /// The last look: who beats.
+    look: Mutex<membership::Look>,
+    /// The last trouble, for those who ask why it is not ready.
+    trouble: Mutex<Option<String>>,
+    /// Counts what is sent to each room.
+    counts: Mutex<HashMap<Box<str>, (Instant, u32, u64)>>,
+    streams: AtomicU32,
+    deliveries: AtomicU64,
+    /// Counts.
+    pub metrics: ClusterMetrics,
+}
+
+/// Something that must be taken out of Redis.
+#[derive(Debug, Clone)]
+enum Debt {
+    Exit { room: String, connection: String, instance: InstanceId, is_told: bool },
+    SignOut { user: String, connection: String, instance: InstanceId },
+}
+
+/// Rooms whose messages are counted; the idlest are forgotten beyond that.
+const COUNTS: usize = 16_384;
+
+impl Cluster {
+    /// Connects, and checks that this Redis is one to work with. If it cannot
+    /// be reached the cluster begins without it, and is not ready.
+    ///
+    /// # Errors
+    /// If it is reached and can never work: a wrong password, another layout.
+    pub async fn open(
+        redis: RedisConfig,
+        config: ClusterConfig,
+        boot: BootId,
+        metrics: ClusterMetrics,
+    ) -> anyhow::Result<(Arc<Self>, Starter)> {
+        let name = if config.name.is_empty() { format!("{boot}") } else { config.name.clone() };
+        let keys = Keys::new(&redis.prefix);
+        let (pipeline, queue) = pipeline::queue(redis.queue, config.ttl, metrics.clone());
+        let wiring = Wiring::new(redis, &name);
+        let ears = Arc::new(Ears::new(boot, metrics.clone()));
+        let cluster = Self {
+            boot,
+            generation: AtomicU32::new(1),
+            name,
+            config,
+            reader: Reader::new(wiring.clone()),
+            wiring,
+            keys,
+            pipeline,
+            ears,
+            beaten: Mutex::default(),
+            debts: Mutex::default(),
+            look: Mutex::default(),
+            trouble: Mutex::default(),
+            counts: Mutex::default(),
+            streams: AtomicU32::new(u32::from_le_bytes(crate::id::random_bytes())),
+            deliveries: AtomicU64::new(1),
+            metrics,
+        };
+        match cluster.wiring.connect("check", None).await {
+            Ok(mut link) => check::at_start(&mut link, &cluster.keys).await?,
+            Err(error) if check::is_final(&error) => {
+                anyhow::bail!("this Redis does not let us in: {error}; see `bus.username`, `bus.password` and its ACL");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Redis cannot be reached; starting without it, and trying again");
+                *cluster.trouble.lock() = Some(error.to_string());
+            }
+        }
+        Ok((Arc::new(cluster), Starter { queue }))
+    }
+
+    /// This run.
+    #[must_use]
+    pub fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// This instance as the others know it now.
+    #[must_use]
+    pub fn id(&self) -> InstanceId {
+        InstanceId { boot: self.boot, generation: self.generation.load(Ordering::Relaxed) }
+    }
+
+    /// How people call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// None if this instance can be used for everything; else why not.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let beats = self.beaten.lock().is_some_and(|at| at.elapsed() < self.config.ttl);
+        if beats && self.ears.is_up() {
+            return None;
+        }
+        let known = self.trouble.lock().clone();
+        Some(known.unwrap_or_else(|| "Redis does not answer yet".to_owned()))
+    }
+
+    /// How long an answer of Redis is waited for.
+    fn patience(&self) -> Duration {
+        self.wiring.timeout() + Duration::from_millis(500)
+    }
+
+    fn publish_command(&self) -> &'static str {
+        if self.wiring.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    /// Hears a room from now on.
+    ///
+    /// # Errors
+    /// If that is not confirmed in time.
+    pub async fn hold_room(&self, room: &str) -> Result<Hold, BusError> {
+        self.ears.hold(self.keys.room_topic(room), interest::Of::Room(room.into()), self.patience()).await
+    }
+
+    /// Hears a user's channel from now on.
+    ///
+    /// # Errors
+    /// If that is not confirmed in time.
+    pub async fn hold_user(&self, user: &str) -> Result<Hold, BusError> {
+        self.ears.hold(self.keys.user_topic(user), interest::Of::User(user.into()), self.patience()).await
+    }
+
+    /// Sends a frame to whoever hears a room.
+    pub fn to_room(&self, room: &str, body: Body<'_>) {
+        self.publish(self.keys.room_topic(room), body);
+    }
+
+    /// Sends a frame to the instances on which a user is.
+    pub fn to_user(&self, user: &str, body: Body<'_>) {
+        self.publish(self.keys.user_topic(user), body);
+    }
+
+    /// Sends a frame to one instance.
+    pub fn to_instance(&self, boot: BootId, body: Body<'_>) {
+        self.publish(self.keys.instance_topic(boot), body);
+    }
+
+    /// Sends a frame to every instance.
+    pub fn to_all(&self, body: Body<'_>) {
+        self.publish(self.keys.everyone_topic(), body);
+    }
+
+    fn publish(&self, topic: String, body: Body<'_>) {
+        let frame = Frame { origin: self.boot, body }.encode();
+        self.metrics.sent.inc();
+        let mut command = redis::cmd(self.publish_command());
+        command.arg(&topic).arg(frame);
+        self.pipeline.put(command, topic, Done::Nobody);
+    }
+
+    /// The next count of a message to a live room, with the number of its
+    /// series.
+    pub fn series(&self, room: &str) -> (u32, u64) {
+        let now = Instant::now();
+        let mut counts = self.counts.lock();
+        if let Some((used, stream, n)) = counts.get_mut(room) {
+            *used = now;
+            *n += 1;
+            return (*stream, *n);
+        }
+        if counts.len() >= COUNTS {
+            let oldest = now.checked_sub(Duration::from_secs(60)).unwrap_or(now);
+            counts.retain(|_, (used, ..)| *used > oldest);
+            if counts.len() >= COUNTS {
+                counts.clear();
+            }
+        }
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+        counts.insert(room.into(), (now, stream, 1));
+        (stream, 1)
+    }
+
+    /// Tells the copies of one delivery.
+    pub fn delivery_id(&self) -> (u64, u64) {
+        (self.boot.0, self.deliveries.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A script or command through the ordered pipeline.
+    async fn write(&self, command: Cmd, key: &str) -> Result<Value, BusError> {
+        self.pipeline.ask(command, key, self.patience()).await
+    }
+
+    /// A member's value in Redis and the frame that says it joined.
+    fn member(&self, room: &str, member: &MemberInfo) -> (Vec<u8>, Vec<u8>) {
+        let frame = |joined: Vec<Member<'_>>, left: Vec<Member<'_>>| {
+            let body = Body::Presence(Changes { room: room.into(), joined, left });
+            Frame { origin: self.boot, body }.encode()
+        };
+        let left = frame(Vec::new(), vec![member.into()]);
+        let value = [member.user.as_bytes(), b"\0", &left].concat();
+        (value, frame(vec![member.into()], Vec::new()))
+    }
+
+    /// Tries all that is not confirmed once more.
+    fn settle_debts(self: &Arc<Self>) {
+        for debt in std::mem::take(&mut *self.debts.lock()) {
+            match debt {
+                Debt::Exit { room, connection, instance, is_told } => {
+                    self.exit_as(instance, &room, &connection, is_told);
+                }
+                Debt::SignOut { user, connection, instance } => self.sign_out_as(instance, &user, &connection),
+            }
+        }
+    }
+}
+
+/// What has to be running; consumed by [`Starter::start`].
+#[derive(Debug)]
+pub struct Starter {
+    queue: pipeline::Queue,
+}
+
+impl Starter {
+    /// Starts the tasks. They end with `stop`, the writing one after what
+    /// waits by then is written.
+    pub fn start(
+        self,
+        cluster: &Arc<Cluster>,
+        receiver: &Arc<dyn Receiver>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let Self { mut queue } = self;
+        let (writer, end) = (Arc::clone(cluster), stop.clone());
+        tasks.spawn(async move {
+            let mut backoff = Backoff::default();
+            loop {
+                match writer.wiring.connect("write", None).await {
+                    Ok(mut link) => {
+                        writer.settle_debts();
+                        match queue.run(&mut link, &end).await {
+                            Ok(()) => return,
+                            Err(error) => {
+                                tracing::warn!(%error, "the writing connection to Redis is lost");
+                                *writer.trouble.lock() = Some(error.to_string());
+                                writer.metrics.lost_link("write");
+                                backoff.reset();
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "Redis cannot be reached for writing");
+                        *writer.trouble.lock() = Some(error.to_string());
+                    }
+                }
+                queue.starve(backoff.wait()).await;
+                if end.is_cancelled() {
+                    return;
+                }
+            }
+        });
+        let probing = Arc::clone(cluster);
+        let own = cluster.keys.instance_topic(cluster.boot);
+        let probe = move |n| probing.publish(own.clone(), Body::Probe(n));
+        let (ears, wiring) = (Arc::clone(&cluster.ears), cluster.wiring.clone());
+        let (receiving, indexing) = (Arc::clone(receiver), Arc::clone(cluster));
+        tasks.spawn(ears.run(wiring, indexing, receiving, probe, stop.clone()));
+        tasks.spawn(heart::run(Arc::clone(cluster), Arc::clone(receiver), stop.clone()));
+    }
+}

@@ -1,0 +1,269 @@
+//! Hears the channels: the task that keeps a subscribing connection, and what
+//! it does with what comes in.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use redis::{PushInfo, PushKind, RedisError, Value};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BusError, Cluster, Receiver,
+    backoff::Backoff,
+    envelope::{self, Body, Frame, Unread},
+    interest::{Held, Interest, Of, Topic},
+    link::{Link, OnPush, Wiring},
+    metrics::ClusterMetrics,
+};
+use crate::id::BootId;
+
+/// Channels in one subscription.
+const BATCH: usize = 512;
+
+/// How often the path there and back is tried.
+const PROBE: Duration = Duration::from_millis(800);
+
+/// How long it may stay silent before the connection is given up.
+const SILENCE: Duration = Duration::from_millis(2800);
+
+/// How long to wait after Redis did not take a note.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// How often what nobody holds any more is let go.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// What the subscribing side knows.
+#[derive(Debug)]
+pub(super) struct Ears {
+    interest: Mutex<Interest>,
+    wake: Notify,
+    /// When the last probe came back.
+    echoed: Mutex<Instant>,
+    /// All that is wanted is heard.
+    is_up: AtomicBool,
+    probes: AtomicU64,
+    me: BootId,
+    metrics: ClusterMetrics,
+}
+
+/// Keeps a channel subscribed for as long as it lives.
+#[derive(Debug)]
+pub struct Hold {
+    ears: Arc<Ears>,
+    topic: Topic,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.ears.interest.lock().release(&self.topic, Instant::now());
+    }
+}
+
+impl Ears {
+    pub(super) fn new(me: BootId, metrics: ClusterMetrics) -> Self {
+        Self {
+            interest: Mutex::default(),
+            wake: Notify::new(),
+            echoed: Mutex::new(Instant::now()),
+            is_up: AtomicBool::new(false),
+            probes: AtomicU64::new(0),
+            me,
+            metrics,
+        }
+    }
+
+    /// Holds a channel; it is heard once this returns.
+    pub(super) async fn hold(self: &Arc<Self>, topic: String, of: Of, within: Duration) -> Result<Hold, BusError> {
+        let topic: Topic = topic.into();
+        let (held, must_wake) = self.interest.lock().hold(&topic, of);
+        let hold = Hold { ears: Arc::clone(self), topic };
+        if must_wake {
+            self.wake.notify_one();
+        }
+        match held {
+            Held::Heard => Ok(hold),
+            Held::Soon(soon) => match tokio::time::timeout(within, soon).await {
+                Ok(Ok(())) => Ok(hold),
+                _ => Err(BusError::Down),
+            },
+        }
+    }
+
+    /// Everything wanted is heard, and the path works.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Whose channels are held.
+    pub(super) fn held(&self) -> Vec<Of> {
+        self.interest.lock().all()
+    }
+
+    /// Channels that are subscribed.
+    pub(super) fn n_topics(&self) -> usize {
+        self.interest.lock().len()
+    }
+
+    /// Keeps hearing until `stop`.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        wiring: Wiring,
+        cluster: Arc<Cluster>,
+        receiver: Arc<dyn Receiver>,
+        probe: impl Fn(u64) + Send + Sync + 'static,
+        stop: CancellationToken,
+    ) {
+        let mut backoff = Backoff::default();
+        for topic in cluster.own_topics() {
+            // Held for good: nobody lets go of them.
+            drop(self.interest.lock().hold(&topic.into(), Of::Instances));
+        }
+        let on_push: OnPush = {
+            let (ears, receiver) = (Arc::clone(&self), Arc::clone(&receiver));
+            Arc::new(move |push| ears.on_push(push, &*receiver))
+        };
+        while !stop.is_cancelled() {
+            let end = tokio::select! {
+                end = self.hear(&wiring, &cluster, &on_push, &*receiver, &probe, &mut backoff) => end,
+                () = stop.cancelled() => return,
+            };
+            self.is_up.store(false, Ordering::Relaxed);
+            self.interest.lock().deaf();
+            self.metrics.lost_link("subscribe");
+            tracing::warn!(error = %end, "the subscribing connection to Redis is lost");
+            receiver.on_deaf();
+            tokio::select! {
+                () = backoff.wait() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// One connection's life; returns why it ended.
+    async fn hear(
+        &self,
+        wiring: &Wiring,
+        cluster: &Cluster,
+        on_push: &OnPush,
+        receiver: &dyn Receiver,
+        probe: &(impl Fn(u64) + Send + Sync),
+        backoff: &mut Backoff,
+    ) -> RedisError {
+        let mut link = match wiring.connect("subscribe", Some(Arc::clone(on_push))).await {
+            Ok(link) => link,
+            Err(error) => return error,
+        };
+        *self.echoed.lock() = Instant::now();
+        let mut probes = tokio::time::interval(PROBE);
+        let mut sweeps = tokio::time::interval(SWEEP);
+        let mut was_up = false;
+        loop {
+            if let Err(error) = self.catch_up(&mut link, cluster).await {
+                return error;
+            }
+            if !was_up && self.is_complete() {
+                was_up = true;
+                backoff.reset();
+                self.is_up.store(true, Ordering::Relaxed);
+                receiver.on_hearing();
+            }
+            tokio::select! {
+                () = self.wake.notified() => {}
+                _ = sweeps.tick() => {
+                    let idle = {
+                        // Under the lock: who holds it again is noted again,
+                        // behind this.
+                        let mut interest = self.interest.lock();
+                        let idle = interest.take_idle(Instant::now(), BATCH);
+                        cluster.forget(idle.iter().map(|(_, of)| of));
+                        idle
+                    };
+                    if !idle.is_empty() {
+                        let names: Vec<String> = idle.iter().map(|(topic, _)| topic.to_string()).collect();
+                        if let Err(error) = link.unsubscribe(&names).await {
+                            return error;
+                        }
+                    }
+                }
+                _ = probes.tick() => {
+                    if self.echoed.lock().elapsed() > SILENCE {
+                        let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing comes back from Redis");
+                        return silent.into();
+                    }
+                    probe(self.probes.fetch_add(1, Ordering::Relaxed) + 1);
+                }
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.interest.lock().is_complete()
+    }
+
+    /// Subscribes to what is wanted, and notes it as held by this instance
+    /// before anybody relies on it.
+    async fn catch_up(&self, link: &mut Link, cluster: &Cluster) -> Result<(), RedisError> {
+        loop {
+            let wanted = self.interest.lock().take_wanted(BATCH);
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            let of = self.interest.lock().of(&wanted);
+            let (subscribed, noted) = tokio::join!(link.subscribe(&names), cluster.note(&of));
+            subscribed?;
+            if noted.is_err() {
+                // Redis is away, or this instance was taken for dead and has
+                // not come back yet. The probe decides whether to go on.
+                self.interest.lock().want(wanted);
+                tokio::time::sleep(RETRY).await;
+                return Ok(());
+            }
+            self.interest.lock().heard(&wanted);
+        }
+    }
+
+    fn on_push(&self, push: PushInfo, receiver: &dyn Receiver) {
+        if push.kind == PushKind::Disconnection {
+            // The connection's task is ending; ours finds out by the next
+            // command, and at once by this.
+            *self.echoed.lock() = Instant::now().checked_sub(2 * SILENCE).unwrap_or_else(Instant::now);
+            return;
+        }
+        if !matches!(push.kind, PushKind::Message | PushKind::SMessage) {
+            return;
+        }
+        let mut parts = push.data.into_iter();
+        let (Some(Value::BulkString(topic)), Some(Value::BulkString(bytes))) = (parts.next(), parts.next()) else {
+            return self.metrics.dropped("garbled");
+        };
+        self.metrics.received.inc();
+        self.metrics.received_bytes.inc_by(bytes.len() as u64);
+        let (frame, position) = match envelope::decode(&bytes) {
+            Ok(read) => read,
+            Err(Unread::Version) => return self.metrics.dropped("version"),
+            Err(Unread::Garbled) => return self.metrics.dropped("garbled"),
+        };
+        let Frame { origin, body } = frame;
+        if let (Body::Probe(_), true) = (&body, origin == self.me) {
+            *self.echoed.lock() = Instant::now();
+            return;
+        }
+        if let Body::Publication(publication) = &body
+            && publication.n > 0
+            && origin != self.me
+        {
+            let topic = std::str::from_utf8(&topic).unwrap_or_default();
+            let missing = self.interest.lock().count(topic, origin, publication.stream, publication.n);
+            self.metrics.missed.inc_by(missing);
+        }
+        receiver.on_frame(origin, body, position);
+    }
+}

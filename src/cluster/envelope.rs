@@ -1,0 +1,400 @@
+//! What instances send each other: compact, binary, with a version.
+//!
+//! A frame is a version byte, the body in postcard's format, and nothing else,
+//! or `P<offset> <epoch> ` before the version byte where the script that keeps
+//! a room's history has put the message's position in front. Later versions
+//! may append fields to the end of a body; bytes that are left over are not
+//! looked at. What cannot be read is counted and dropped.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{BootId, RoomName},
+    plugin::Delivery,
+    protocol::{MemberInfo, Payload},
+};
+
+/// The version that this build writes and reads.
+const VERSION: u8 = 1;
+
+/// One message between instances.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Frame<'a> {
+    /// Who sends it.
+    pub origin: BootId,
+    /// What it is.
+    #[serde(borrow)]
+    pub body: Body<'a>,
+}
+
+/// What a frame says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Body<'a> {
+    /// A message in a room.
+    Publication(#[serde(borrow)] Publication<'a>),
+    /// A delivery that may reach further than one room.
+    Delivery(#[serde(borrow)] Routed<'a>),
+    /// Who came to a room and who went.
+    Presence(#[serde(borrow)] Changes<'a>),
+    /// Something to be done with connections.
+    Order(#[serde(borrow)] Order<'a>),
+    /// A question to clients, or to instances.
+    Ask(#[serde(borrow)] Ask<'a>),
+    /// Answers to it.
+    Answers(#[serde(borrow)] Answers<'a>),
+    /// A named document of a room changed.
+    Record(#[serde(borrow)] Change<'a>),
+    /// The path there and back works.
+    Probe(u64),
+    /// Whoever has these plugins' sources or files loads them anew.
+    Reload,
+}
+
+/// A message in a room. Its name stands once more in each frame, since a
+/// channel may be shared.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Publication<'a> {
+    /// The room.
+    #[serde(borrow)]
+    pub room: Cow<'a, str>,
+    /// How many this instance has sent to this room since `stream` began, from
+    /// 1; 0 where an offset counts instead.
+    pub n: u64,
+    /// Another number begins another count.
+    pub stream: u32,
+    /// The client that sent it.
+    #[serde(borrow)]
+    pub sender: Option<Member<'a>>,
+    /// The message.
+    #[serde(borrow)]
+    pub payload: Data<'a>,
+    /// What handled it.
+    #[serde(borrow)]
+    pub tags: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+/// A body of a message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Data<'a> {
+    /// One valid JSON value.
+    Text(#[serde(borrow)] Cow<'a, str>),
+    /// Anything.
+    Binary(#[serde(borrow)] Cow<'a, [u8]>),
+}
+
+/// Somebody in a room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Member<'a> {
+    /// The connection.
+    #[serde(borrow)]
+    pub connection: Cow<'a, str>,
+    /// Its user.
+    #[serde(borrow)]
+    pub user: Cow<'a, str>,
+    /// JSON from authentication, or empty.
+    #[serde(borrow)]
+    pub info: Cow<'a, str>,
+    /// JSON from the admission, or empty.
+    #[serde(borrow)]
+    pub room_info: Cow<'a, str>,
+}
+
+/// A delivery to several targets. It may come on several channels; the first
+/// copy counts.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Routed<'a> {
+    /// Tells copies of one delivery.
+    pub id: (u64, u64),
+    /// Targets as they are written in the config.
+    #[serde(borrow)]
+    pub to: Vec<Cow<'a, str>>,
+    /// Who does not get it.
+    #[serde(borrow)]
+    pub except: Vec<Cow<'a, str>>,
+    /// The client that sent it.
+    #[serde(borrow)]
+    pub sender: Option<Member<'a>>,
+    /// The message.
+    #[serde(borrow)]
+    pub payload: Data<'a>,
+    /// What handled it.
+    #[serde(borrow)]
+    pub tags: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+/// Who came and went, in one room.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Changes<'a> {
+    /// The room.
+    #[serde(borrow)]
+    pub room: Cow<'a, str>,
+    /// Who is there now and was not.
+    #[serde(borrow)]
+    pub joined: Vec<Member<'a>>,
+    /// Who was there and is not.
+    #[serde(borrow)]
+    pub left: Vec<Member<'a>>,
+}
+
+/// Something to be done with the connections that a target reaches.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order<'a> {
+    /// As targets are written in the config.
+    #[serde(borrow)]
+    pub who: Cow<'a, str>,
+    /// What.
+    #[serde(borrow)]
+    pub what: What<'a>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum What<'a> {
+    /// Join this room.
+    Join(#[serde(borrow)] Cow<'a, str>),
+    /// Leave this room.
+    Leave(#[serde(borrow)] Cow<'a, str>),
+    /// End with this code and reason.
+    Close(u16, #[serde(borrow)] Cow<'a, str>),
+    /// Replace what others see of it.
+    SetInfo(#[serde(borrow)] Cow<'a, str>),
+}
+
+/// A question.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ask<'a> {
+    /// Repeated in answers.
+    pub id: u64,
+    /// What is asked.
+    #[serde(borrow)]
+    pub question: Question<'a>,
+    /// Milliseconds that the answers are waited for.
+    pub within: u32,
+}
+
+/// What can be asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Question<'a> {
+    /// Each client of a target is sent this JSON text and answers for itself.
+    Clients(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>),
+    /// The rooms with members here that match a pattern, with their counts.
+    Rooms(#[serde(borrow)] Cow<'a, str>),
+    /// The connections here of a user, or all; at most this many.
+    Connections(#[serde(borrow)] Cow<'a, str>, u32),
+    /// How the instance is.
+    Info,
+}
+
+/// Answers to a question.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Answers<'a> {
+    /// The question's.
+    pub id: u64,
+    /// JSON texts, each with the connection, room or thing that it is about.
+    #[serde(borrow)]
+    pub answers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    /// Those of whom an answer is still awaited. The first frame of an
+    /// instance names all whom it has asked.
+    #[serde(borrow)]
+    pub awaited: Vec<Cow<'a, str>>,
+    /// Nothing more comes from this instance.
+    pub is_last: bool,
+}
+
+/// A document of a room changed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Change<'a> {
+    /// The room.
+    #[serde(borrow)]
+    pub room: Cow<'a, str>,
+    /// The document.
+    #[serde(borrow)]
+    pub name: Cow<'a, str>,
+    /// Its version now.
+    pub version: u64,
+    /// A JSON merge patch (RFC 7396) from the version before, or the whole
+    /// document.
+    #[serde(borrow)]
+    pub patch: Cow<'a, str>,
+    /// True: `patch` is the whole document.
+    pub is_whole: bool,
+}
+
+/// Where a message stands in its room's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Which history: another epoch, another count.
+    pub epoch: std::sync::Arc<str>,
+    /// From 1, without a hole.
+    pub offset: u64,
+}
+
+/// A frame that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// Of another version.
+    Version,
+    /// Not a frame.
+    Garbled,
+}
+
+impl Frame<'_> {
+    /// The bytes to send.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let buffer = vec![VERSION];
+        // Plain values into memory: there is nothing to fail.
+        postcard::to_extend(self, buffer).expect("plain values become bytes")
+    }
+}
+
+/// Reads what came, with its position if it has one.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn decode(mut bytes: &[u8]) -> Result<(Frame<'_>, Option<Position>), Unread> {
+    let mut position = None;
+    if let Some(rest) = bytes.strip_prefix(b"P") {
+        let (text, rest) = split(rest).ok_or(Unread::Garbled)?;
+        let offset = text.parse().map_err(|_| Unread::Garbled)?;
+        let (epoch, rest) = split(rest).ok_or(Unread::Garbled)?;
+        position = Some(Position { epoch: epoch.into(), offset });
+        bytes = rest;
+    }
+    match bytes.split_first() {
+        Some((&VERSION, body)) => {
+            postcard::from_bytes(body).map(|frame| (frame, position)).map_err(|_| Unread::Garbled)
+        }
+        Some(_) => Err(Unread::Version),
+        None => Err(Unread::Garbled),
+    }
+}
+
+fn split(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let at = bytes.iter().take(64).position(|byte| *byte == b' ')?;
+    Some((std::str::from_utf8(&bytes[..at]).ok()?, &bytes[at + 1..]))
+}
+
+impl<'a> From<&'a MemberInfo> for Member<'a> {
+    fn from(member: &'a MemberInfo) -> Self {
+        Self {
+            connection: Cow::Borrowed(&member.connection),
+            user: Cow::Borrowed(&member.user),
+            info: Cow::Borrowed(&member.info),
+            room_info: Cow::Borrowed(&member.room_info),
+        }
+    }
+}
+
+impl Member<'_> {
+    /// As the rest of the gateway has it.
+    #[must_use]
+    pub fn to_info(&self) -> MemberInfo {
+        MemberInfo {
+            connection: self.connection.as_ref().to_owned(),
+            user: RoomName::from(self.user.as_ref()),
+            info: self.info.as_ref().into(),
+            room_info: self.room_info.as_ref().into(),
+        }
+    }
+}
+
+impl<'a> From<&'a Payload> for Data<'a> {
+    fn from(payload: &'a Payload) -> Self {
+        match payload {
+            Payload::Text(text) => Self::Text(Cow::Borrowed(text)),
+            Payload::Binary(bytes) => Self::Binary(Cow::Borrowed(bytes)),
+        }
+    }
+}
+
+impl Data<'_> {
+    /// As the rest of the gateway has it.
+    #[must_use]
+    pub fn into_payload(self) -> Payload {
+        match self {
+            Self::Text(text) => Payload::Text(text.into_owned()),
+            Self::Binary(bytes) => Payload::Binary(bytes.into_owned()),
+        }
+    }
+}
+
+impl<'a> Routed<'a> {
+    /// The frame of a delivery.
+    #[must_use]
+    pub fn new(
+        id: (u64, u64),
+        delivery: &'a Delivery,
+        payload: &'a Payload,
+        sender: Option<&'a MemberInfo>,
+        tags: &'a [(&'static str, String)],
+    ) -> Self {
+        Self {
+            id,
+            to: delivery.to.iter().map(|target| target.to_string().into()).collect(),
+            except: delivery.except.iter().map(|target| target.to_string().into()).collect(),
+            sender: sender.map(Member::from),
+            payload: payload.into(),
+            tags: borrowed(tags),
+        }
+    }
+}
+
+/// Tags for a frame.
+#[must_use]
+pub fn borrowed<'a>(tags: &'a [(&'static str, String)]) -> Vec<(Cow<'a, str>, Cow<'a, str>)> {
+    tags.iter().map(|(name, value)| (Cow::Borrowed(*name), Cow::Borrowed(value.as_str()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publication(room: &str) -> Frame<'_> {
+        let body = Body::Publication(Publication {
+            room: room.into(),
+            n: 3,
+            stream: 4,
+            sender: None,
+            payload: Data::Text("{}".into()),
+            tags: Vec::new(),
+        });
+        Frame { origin: BootId(7), body }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let bytes = publication("a b").encode();
+        let (frame, position) = decode(&bytes).unwrap();
+        let Body::Publication(publication) = frame.body else { panic!("{frame:?}") };
+        assert_eq!((frame.origin, publication.room.as_ref(), publication.n, position), (BootId(7), "a b", 3, None));
+
+        let positioned = [b"P12 e1 ".as_slice(), &bytes].concat();
+        let (_, position) = decode(&positioned).unwrap();
+        assert_eq!(position, Some(Position { epoch: "e1".into(), offset: 12 }));
+    }
+
+    #[test]
+    fn fields_of_a_later_version_are_passed_over() {
+        let mut bytes = publication("r").encode();
+        bytes.extend_from_slice(b"more");
+        assert!(decode(&bytes).is_ok());
+    }
+
+    #[test]
+    fn garbage_is_told_from_other_versions() {
+        let unread = |bytes: &[u8]| decode(bytes).unwrap_err();
+        assert_eq!(unread(b""), Unread::Garbled);
+        assert_eq!(unread(b"\x02abc"), Unread::Version);
+        assert_eq!(unread(b"\x01"), Unread::Garbled);
+        assert_eq!(unread(b"P1"), Unread::Garbled);
+        assert_eq!(unread(b"P1 e "), Unread::Garbled);
+        assert_eq!(unread(b"Px e \x01"), Unread::Garbled);
+        let whole = publication("room").encode();
+        for n in 0..whole.len() {
+            let _no_panic = decode(&whole[..n]);
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Beats, watches the others, and cleans up after those that died.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use redis::Value;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BusError, Cluster, Receiver,
+    backoff::spread,
+    check,
+    membership::{Finding, Look, Observer, Why},
+    registry::member_of,
+    script,
+};
+use crate::id::InstanceId;
+
+/// Rooms and users that are cleaned up in one step.
+const STEP: usize = 64;
+
+/// Members that one script takes out.
+const MEMBERS: usize = 256;
+
+/// How often the server itself is looked at for what could go wrong.
+const CHECK: Duration = Duration::from_secs(30);
+
+/// Members that are registered anew in one script.
+const REFILL: usize = 200;
+
+/// What a beat was answered.
+enum Beat {
+    /// The others have taken us for dead.
+    Deposed,
+    /// They see us.
+    Seen { epoch: String, line: String, look: Look },
+}
+
+/// A piece of work that ended.
+enum Work {
+    Refill(Result<(), BusError>),
+    CleanUp(String, Result<(), BusError>),
+}
+
+/// What is remembered between beats.
+struct Heart {
+    cluster: Arc<Cluster>,
+    receiver: Arc<dyn Receiver>,
+    observer: Observer,
+    /// Which Redis it was: another one must be told everything anew.
+    known: Option<(String, String)>,
+    /// Everything must be registered, as soon as nobody cleans up after the
+    /// instance that we were before.
+    must_refill: Option<InstanceId>,
+    /// What takes longer than a beat may wait. Ends with the heart.
+    work: JoinSet<Work>,
+    is_refilling: bool,
+    next_beat: Instant,
+    next_check: Instant,
+}
+
+/// Beats until `stop`.
+pub(super) async fn run(cluster: Arc<Cluster>, receiver: Arc<dyn Receiver>, stop: CancellationToken) {
+    let observer = Observer::new(cluster.config.ttl, cluster.config.sweep);
+    let now = Instant::now();
+    let mut heart = Heart {
+        cluster,
+        receiver,
+        observer,
+        known: None,
+        must_refill: None,
+        work: JoinSet::new(),
+        is_refilling: false,
+        next_beat: now,
+        next_check: now + CHECK,
+    };
+    loop {
+        let pause = heart.step().await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            Some(ended) = heart.work.join_next() => match ended {
+                Ok(work) => heart.on_ended(work),
+                Err(error) => tracing::error!(%error, "a task of the cluster panicked"),
+            },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+impl Heart {
+    /// One beat or look; returns how long to wait for the next.
+    async fn step(&mut self) -> Duration {
+        let sweep = self.cluster.config.sweep;
+        let now = Instant::now();
+        // One that is deaf is cut off, whatever it can still write.
+        let is_hearing = self.cluster.ears.is_up();
+        let beats = is_hearing && (now >= self.next_beat || self.must_refill.is_some());
+        match self.beat(beats).await {
+            Ok(Beat::Deposed) => {
+                let before = self.cluster.id();
+                self.cluster.generation.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                *self.cluster.beaten.lock() = None;
+                self.cluster.metrics.deposed.inc();
+                self.must_refill = Some(before);
+                self.next_beat = now;
+                tracing::warn!(instance = %before, "the others had taken this instance for dead; registering anew");
+                return Duration::from_millis(10);
+            }
+            Ok(Beat::Seen { epoch, line, look }) => {
+                if beats {
+                    *self.cluster.beaten.lock() = Some(now);
+                    self.next_beat = now + self.cluster.config.heartbeat;
+                }
+                *self.cluster.trouble.lock() = None;
+                self.on_seen(epoch, line, look).await;
+            }
+            Err(error) => {
+                if self.cluster.trouble.lock().replace(error.to_string()).is_none() {
+                    tracing::warn!(%error, "no beat");
+                }
+                self.cluster.metrics.up.set(0);
+                return spread(sweep / 8, sweep / 4);
+            }
+        }
+        self.cluster.metrics.up.set(i64::from(self.cluster.trouble().is_none()));
+        self.cluster.metrics.topics.set(i64::try_from(self.cluster.ears.n_topics()).unwrap_or(i64::MAX));
+        if !is_hearing {
+            return Duration::from_millis(50);
+        }
+        if now >= self.next_check {
+            self.next_check = now + CHECK;
+            self.cluster.check().await;
+        }
+        let next = spread(sweep.mul_f64(0.8), sweep.mul_f64(1.2));
+        next.min(self.observer.next() + Duration::from_millis(5)).min(self.next_beat.duration_since(now))
+    }
+
+    async fn beat(&self, counts: bool) -> Result<Beat, BusError> {
+        let cluster = &self.cluster;
+        let me = cluster.id();
+        let names = ["beats", "infos", "dead", "departed", "claims"].map(|part| cluster.keys.instances(part));
+        let (lease, epoch) = (cluster.keys.instance("lease", me), cluster.keys.instances("epoch"));
+        let mut keys: Vec<&str> = names.iter().map(String::as_str).collect();
+        keys.extend([lease.as_str(), epoch.as_str()]);
+        let ttl = u64::try_from(cluster.config.ttl.as_millis()).unwrap_or(u64::MAX);
+        let fresh = crate::room::history::new_epoch();
+        let info = if counts { self.receiver.info() } else { String::new() };
+        let arguments: [&dyn script::Argument; 5] = [&me.to_string(), &info, &ttl, &fresh, &u8::from(counts)];
+        let answer = cluster.reader.one(script::BEAT.with(&keys, &arguments), &names[0]).await?;
+        let mut answer = redis::from_redis_value::<Vec<Value>>(answer).unwrap_or_default().into_iter();
+        let mut text = || answer.next().map(|value| redis::from_redis_value::<String>(value).unwrap_or_default());
+        let (kind, epoch, line) = (text(), text().unwrap_or_default(), text().unwrap_or_default());
+        if kind.as_deref() == Some("0") {
+            return Ok(Beat::Deposed);
+        }
+        let mut map = || {
+            let value = answer.next()?;
+            redis::from_redis_value::<HashMap<String, String>>(value).ok()
+        };
+        let mut map = || map().unwrap_or_default();
+        let look = Look { beats: map(), departed: map(), claims: map() };
+        Ok(Beat::Seen { epoch, line, look })
+    }
+
+    async fn on_seen(&mut self, epoch: String, line: String, look: Look) {
+        let me = self.cluster.id();
+        self.cluster.metrics.instances.set(i64::try_from(look.beats.len()).unwrap_or(i64::MAX));
+        *self.cluster.look.lock() = look.clone();
+        let found = self.observer.look(Instant::now(), &me.to_string(), &look);
+        let current = Some((epoch, line));
+        if self.known != current {
+            if self.known.is_some() {
+                tracing::warn!("this is another Redis than before, or it has lost its data; registering anew");
+                self.must_refill.get_or_insert(me);
+            }
+            self.known = current;
+        }
+        if let Some(before) = self.must_refill
+            && !self.is_refilling
+            && (before == me || !look.claims.contains_key(&before.to_string()))
+        {
+            self.is_refilling = true;
+            self.must_refill = None;
+            let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
+            self.work.spawn(async move { Work::Refill(refill(&cluster, &*receiver).await) });
+        }
+        for finding in found {
+            let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
+            self.work.spawn(async move {
+                let result = clean_up(&cluster, &*receiver, &finding).await;
+                Work::CleanUp(finding.instance, result)
+            });
+        }
+    }
+
+    fn on_ended(&mut self, work: Work) {
+        match work {
+            Work::Refill(result) => {
+                self.is_refilling = false;
+                if let Err(error) = result {
+                    tracing::warn!(%error, "could not register everything; trying again");
+                    self.must_refill.get_or_insert(self.cluster.id());
+                }
+            }
+            Work::CleanUp(_, Ok(())) => {}
+            Work::CleanUp(instance, Err(error)) => {
+                tracing::warn!(instance, %error, "cleaning up stopped; it will be taken up again");
+                self.cluster.metrics.swept("stopped");
+            }
+        }
+    }
+}
+
+/// Registers everything that is here, and takes out what is not.
+async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), BusError> {
+    cluster.note(&cluster.ears.held()).await?;
+    for (user, connections) in receiver.users() {
+        for connection in connections {
+            let limit = crate::config::UserLimit::Reject;
+            cluster.sign_in(&user, &connection, usize::MAX >> 12, limit).await?;
+        }
+    }
+    cluster.take_out_strays(receiver).await?;
+    for (room, members) in receiver.registered() {
+        for chunk in members.chunks(REFILL) {
+            cluster.enter(&room, chunk, true).await?;
+            for member in chunk.iter().filter(|member| !receiver.is_member(&room, &member.connection)) {
+                cluster.exit(&room, &member.connection, true);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes out what a dead instance held, if the claim to do so is won.
+async fn clean_up(cluster: &Arc<Cluster>, receiver: &dyn Receiver, finding: &Finding) -> Result<(), BusError> {
+    let Some(dead) = InstanceId::parse(&finding.instance) else { return Ok(()) };
+    let token = data_encoding::HEXLOWER.encode(&crate::id::random_bytes::<8>());
+    let names = ["beats", "infos", "dead", "departed", "claims"].map(|part| cluster.keys.instances(part));
+    let lease = cluster.keys.instance("lease", dead);
+    let mut keys: Vec<&str> = names.iter().map(String::as_str).collect();
+    keys.push(&lease);
+    let claim = script::CLAIM.with(&keys, &[&finding.instance, &finding.seen, &token]);
+    let won: i64 = redis::from_redis_value(cluster.reader.one(claim, &names[0]).await?).unwrap_or(0);
+    if won != 1 {
+        return Ok(());
+    }
+    match finding.why {
+        Why::Silent => tracing::warn!(instance = finding.instance, "an instance is silent; cleaning up after it"),
+        Why::Departed => tracing::info!(instance = finding.instance, "cleaning up after an instance that ended"),
+        Why::Stalled => tracing::warn!(instance = finding.instance, "taking over a cleaning up that stood still"),
+    }
+    let started = Instant::now();
+    let (rooms_key, users_key) = (cluster.keys.instance("rooms", dead), cluster.keys.instance("users", dead));
+    let (mut rooms, mut users): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut gone = 0;
+    loop {
+        let mut command = script::REMAINS
+            .with(&[&names[4], &rooms_key, &users_key], &[&finding.instance, &token, &STEP, &rooms.len()]);
+        for done in rooms.iter().chain(&users) {
+            command.arg(done);
+        }
+        let answer = cluster.reader.one(command, &names[4]).await?;
+        let mut answer = redis::from_redis_value::<Vec<Value>>(answer).unwrap_or_default().into_iter();
+        match answer.next() {
+            Some(Value::Int(1)) => {}
+            Some(Value::Int(0)) => break,
+            _ => {
+                // Another has taken over while this one stood still.
+                cluster.metrics.fenced.inc();
+                cluster.metrics.swept("fenced");
+                return Ok(());
+            }
+        }
+        let mut names = || answer.next().and_then(|value| redis::from_redis_value::<Vec<String>>(value).ok());
+        (rooms, users) = (names().unwrap_or_default(), names().unwrap_or_default());
+        gone += clean_rooms(cluster, receiver, dead, &rooms).await?;
+        clean_users(cluster, receiver, dead, &users).await?;
+    }
+    cluster.metrics.swept("done");
+    tracing::info!(instance = finding.instance, members = gone, took = ?started.elapsed(), "cleaned up");
+    Ok(())
+}
+
+async fn clean_rooms(
+    cluster: &Cluster,
+    receiver: &dyn Receiver,
+    dead: InstanceId,
+    rooms: &[String],
+) -> Result<usize, BusError> {
+    let mut left: Vec<&String> = rooms.iter().collect();
+    let mut gone = 0;
+    while !left.is_empty() {
+        let commands = left.iter().map(|room| {
+            let keys = cluster.member_keys(room, dead);
+            // Whether the room tells who comes and goes is the receivers' to
+            // know; those whose rooms do not pass it over.
+            let arguments: [&dyn script::Argument; 4] =
+                [&dead.to_string(), &cluster.publish_command(), &cluster.keys.room_topic(room), &MEMBERS];
+            let command = script::REAP_ROOM.with(&keys.each_ref().map(String::as_str), &arguments);
+            let [key, ..] = keys;
+            (command, key)
+        });
+        let answers = cluster.reader.all(commands.collect()).await?;
+        let mut next = Vec::new();
+        for (room, answer) in left.into_iter().zip(answers) {
+            let (n, taken): (usize, Vec<Value>) = redis::from_redis_value(answer?).unwrap_or_default();
+            let mut taken = taken.into_iter();
+            while let (Some(is_last), Some(Value::BulkString(value))) = (taken.next(), taken.next()) {
+                gone += 1;
+                if let Some(member) = member_of(&value) {
+                    receiver.on_reaped(room, &member, is_last == Value::Int(1));
+                }
+            }
+            if n > 0 {
+                next.push(room);
+            }
+        }
+        left = next;
+    }
+    Ok(gone)
+}
+
+async fn clean_users(
+    cluster: &Cluster,
+    receiver: &dyn Receiver,
+    dead: InstanceId,
+    users: &[String],
+) -> Result<(), BusError> {
+    let commands = users.iter().map(|user| {
+        let (key, cleaned) = (cluster.keys.user(user, "connections"), cluster.keys.user(user, "cleaned"));
+        (script::REAP_USER.with(&[&key, &cleaned], &[&dead.to_string()]), key)
+    });
+    for (user, answer) in users.iter().zip(cluster.reader.all(commands.collect()).await?) {
+        let (_, is_gone): (usize, i64) = redis::from_redis_value(answer?).unwrap_or_default();
+        if is_gone == 1 {
+            receiver.on_user_gone(user);
+        }
+    }
+    Ok(())
+}
+
+impl Cluster {
+    /// Looks at the server for what could go wrong, and says it.
+    async fn check(&self) {
+        let Ok(mut link) = self.wiring.connect("check", None).await else { return };
+        match check::look(&mut link, &self.keys).await {
+            Ok(troubles) => {
+                for trouble in troubles {
+                    match trouble {
+                        check::Trouble::Final(text) | check::Trouble::Passing(text) => {
+                            tracing::error!("{text}");
+                            *self.trouble.lock() = Some(text);
+                        }
+                        check::Trouble::Risk(text) => tracing::warn!("{text}"),
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "Redis could not be checked"),
+        }
+    }
+
+    /// Tells the others that this instance ends in order. Who is still a member
+    /// here counts as present for `grace` more; then a survivor takes it out.
+    pub async fn depart(&self, grace: Duration) {
+        let me = self.id().to_string();
+        let (departed, beats) = (self.keys.instances("departed"), self.keys.instances("beats"));
+        let grace = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let mut leave = redis::cmd("HSET");
+        leave.arg(&departed).arg(&me).arg(grace);
+        let mut silent = redis::cmd("HDEL");
+        silent.arg(&beats).arg(&me);
+        for (command, key) in [(leave, departed), (silent, beats)] {
+            if let Err(error) = self.reader.one(command, &key).await {
+                tracing::warn!(%error, "could not say goodbye; the others will notice");
+                return;
+            }
+        }
+    }
+}

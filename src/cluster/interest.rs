@@ -1,0 +1,245 @@
+//! Which channels this instance wants to hear, and which it does hear: the
+//! state alone, apart from the task that subscribes.
+//!
+//! A channel is wanted while somebody holds it and a little longer, so that a
+//! room that is left and joined again costs nothing. Whoever comes while it is
+//! being subscribed waits for the same confirmation.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::id::BootId;
+
+/// How long a channel is heard after the last one let go.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A channel's name.
+pub(super) type Topic = Arc<str>;
+
+/// Whose channel it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Of {
+    Room(String),
+    User(String),
+    Instances,
+}
+
+/// All channels that matter.
+#[derive(Debug, Default)]
+pub(super) struct Interest {
+    topics: HashMap<Topic, Entry>,
+    /// To be subscribed.
+    wanted: HashSet<Topic>,
+    /// Nobody holds them any more, since then.
+    idle: HashMap<Topic, Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    of: Of,
+    holders: usize,
+    is_heard: bool,
+    waiters: Vec<oneshot::Sender<()>>,
+    /// The last count of each sender.
+    counts: Vec<(BootId, u32, u64)>,
+}
+
+/// What holding a channel comes to.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// It is heard.
+    Heard,
+    /// It will be, and this says when.
+    Soon(oneshot::Receiver<()>),
+}
+
+impl Interest {
+    /// Somebody wants a channel. True beside it: the subscriber must be woken.
+    pub(super) fn hold(&mut self, topic: &Topic, of: Of) -> (Held, bool) {
+        let entry = self.topics.entry(Arc::clone(topic)).or_insert_with(|| Entry {
+            of,
+            holders: 0,
+            is_heard: false,
+            waiters: Vec::new(),
+            counts: Vec::new(),
+        });
+        if entry.holders == 0 {
+            self.idle.remove(topic);
+        }
+        entry.holders += 1;
+        if entry.is_heard {
+            return (Held::Heard, false);
+        }
+        let (sender, receiver) = oneshot::channel();
+        entry.waiters.push(sender);
+        (Held::Soon(receiver), self.wanted.insert(Arc::clone(topic)))
+    }
+
+    /// Somebody lets go.
+    pub(super) fn release(&mut self, topic: &Topic, now: Instant) {
+        let Some(entry) = self.topics.get_mut(topic) else { return };
+        entry.holders -= 1;
+        if entry.holders == 0 {
+            entry.waiters.clear();
+            self.idle.insert(Arc::clone(topic), now);
+        }
+    }
+
+    /// At most `max` channels to subscribe now.
+    pub(super) fn take_wanted(&mut self, max: usize) -> Vec<Topic> {
+        let taken: Vec<_> = self.wanted.iter().take(max).cloned().collect();
+        for topic in &taken {
+            self.wanted.remove(topic);
+        }
+        taken
+    }
+
+    /// Whose channels these are.
+    pub(super) fn of(&self, topics: &[Topic]) -> Vec<Of> {
+        topics.iter().filter_map(|topic| self.topics.get(topic).map(|entry| entry.of.clone())).collect()
+    }
+
+    /// Whose channels all are that are held.
+    pub(super) fn all(&self) -> Vec<Of> {
+        self.topics.values().map(|entry| entry.of.clone()).collect()
+    }
+
+    /// They could not be subscribed and are to be tried again.
+    pub(super) fn want(&mut self, topics: Vec<Topic>) {
+        self.wanted.extend(topics.into_iter().filter(|topic| self.topics.contains_key(topic)));
+    }
+
+    /// They are subscribed.
+    pub(super) fn heard(&mut self, topics: &[Topic]) {
+        for topic in topics {
+            let Some(entry) = self.topics.get_mut(topic) else { continue };
+            entry.is_heard = true;
+            for waiter in entry.waiters.drain(..) {
+                let _given_up = waiter.send(());
+            }
+        }
+    }
+
+    /// At most `max` channels that nobody has held for a while; they are
+    /// forgotten.
+    pub(super) fn take_idle(&mut self, now: Instant, max: usize) -> Vec<(Topic, Of)> {
+        let over: Vec<_> = self
+            .idle
+            .iter()
+            .filter(|(_, since)| now.duration_since(**since) >= LINGER)
+            .take(max)
+            .map(|(topic, _)| Arc::clone(topic))
+            .collect();
+        over.into_iter()
+            .filter_map(|topic| {
+                self.idle.remove(&topic);
+                self.wanted.remove(&topic);
+                self.topics.remove(&topic).map(|entry| (topic, entry.of))
+            })
+            .collect()
+    }
+
+    /// The connection is gone: nothing is heard, and everything is wanted.
+    pub(super) fn deaf(&mut self) {
+        for (topic, entry) in &mut self.topics {
+            entry.is_heard = false;
+            self.wanted.insert(Arc::clone(topic));
+        }
+    }
+
+    /// True when all that is held is heard.
+    pub(super) fn is_complete(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// Notes a message's count; returns how many are missing before it.
+    pub(super) fn count(&mut self, topic: &str, origin: BootId, stream: u32, n: u64) -> u64 {
+        let Some(entry) = self.topics.get_mut(topic) else { return 0 };
+        if let Some((_, known, last)) = entry.counts.iter_mut().find(|(boot, ..)| *boot == origin) {
+            let missing = if *known == stream { n.saturating_sub(*last + 1) } else { 0 };
+            (*known, *last) = (stream, n);
+            return missing;
+        }
+        entry.counts.push((origin, stream, n));
+        0
+    }
+
+    /// Channels that are held or linger.
+    pub(super) fn len(&self) -> usize {
+        self.topics.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str) -> Topic {
+        name.into()
+    }
+
+    #[test]
+    fn the_first_subscribes_and_all_wait_for_one_confirmation() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        let (first, wake) = interest.hold(&room, Of::Instances);
+        assert!(wake);
+        let (second, wake) = interest.hold(&room, Of::Instances);
+        assert!(!wake, "one subscription is under way");
+        assert_eq!(interest.take_wanted(10), [Arc::clone(&room)]);
+        interest.heard(&[Arc::clone(&room)]);
+        for held in [first, second] {
+            let Held::Soon(mut soon) = held else { panic!("it was not heard yet") };
+            assert_eq!(soon.try_recv(), Ok(()));
+        }
+        assert!(matches!(interest.hold(&room, Of::Instances).0, Held::Heard));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_is_left_a_little_after_the_last() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        drop(interest.hold(&room, Of::Instances));
+        interest.take_wanted(1);
+        interest.heard(&[Arc::clone(&room)]);
+        let now = Instant::now();
+        interest.release(&room, now);
+        assert!(interest.take_idle(now, 9).is_empty());
+        drop(interest.hold(&room, Of::Instances));
+        assert!(interest.take_idle(now + 2 * LINGER, 9).is_empty(), "somebody came back");
+        interest.release(&room, now);
+        assert_eq!(interest.take_idle(now + LINGER, 9).len(), 1);
+        assert_eq!(interest.len(), 0);
+    }
+
+    #[test]
+    fn a_lost_connection_wants_everything_again() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        drop(interest.hold(&room, Of::Instances));
+        interest.take_wanted(1);
+        interest.heard(&[Arc::clone(&room)]);
+        assert!(interest.is_complete());
+        interest.deaf();
+        assert!(!interest.is_complete());
+        assert!(matches!(interest.hold(&room, Of::Instances).0, Held::Soon(_)));
+    }
+
+    #[test]
+    fn missing_messages_are_counted_by_sender() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        drop(interest.hold(&room, Of::Instances));
+        let (a, b) = (BootId(1), BootId(2));
+        assert_eq!(interest.count("r", a, 1, 5), 0, "what came before we listened is not missed");
+        assert_eq!(interest.count("r", b, 1, 1), 0);
+        assert_eq!(interest.count("r", a, 1, 6), 0);
+        assert_eq!(interest.count("r", a, 1, 9), 2);
+        assert_eq!(interest.count("r", a, 2, 1), 0, "a new count");
+    }
+}

@@ -1,0 +1,277 @@
+//! Connections to Redis in its three shapes: one server, sentinels, cluster.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    cluster_routing::{Route, SingleNodeRoutingInfo, Slot, SlotAddr},
+    sentinel::{SentinelClientBuilder, SentinelServerType},
+};
+
+use crate::config::{RedisConfig, RedisMode};
+
+/// How long a new connection may take, name lookup and handshake included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Takes what the server says unasked, on the connection's own task: it must
+/// not wait.
+pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+/// Knows how to connect.
+#[derive(Debug, Clone)]
+pub(super) struct Wiring {
+    config: RedisConfig,
+    /// How the server lists our connections.
+    name: String,
+}
+
+/// One connection; to every node, in a cluster.
+#[derive(Clone)]
+pub(super) enum Link {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Single(_) => "Link::Single",
+            Self::Cluster(_) => "Link::Cluster",
+        })
+    }
+}
+
+impl Wiring {
+    pub(super) fn new(config: RedisConfig, name: &str) -> Self {
+        let name = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '-' }).collect();
+        Self { config, name }
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        self.config.mode == RedisMode::Cluster
+    }
+
+    /// How long a command may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.config.timeout
+    }
+
+    fn certificates(&self) -> RedisResult<Option<TlsCertificates>> {
+        let Some(file) = &self.config.ca_file else { return Ok(None) };
+        let root_cert = std::fs::read(file)?;
+        Ok(Some(TlsCertificates { client_tls: None, root_cert: Some(root_cert) }))
+    }
+
+    fn info(&self, url: &str) -> RedisResult<ConnectionInfo> {
+        let info = url.into_connection_info()?;
+        let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        if let Some(username) = &self.config.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &self.config.password {
+            settings = settings.set_password(password.expose());
+        }
+        Ok(info.set_redis_settings(settings))
+    }
+
+    /// A new connection, named after what it is for. `on_push` makes it one
+    /// that can subscribe.
+    pub(super) async fn connect(&self, role: &str, on_push: Option<OnPush>) -> RedisResult<Link> {
+        let connecting = self.connect_any(on_push);
+        let mut link = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
+        if let Link::Single(connection) = &mut link {
+            let mut named = redis::cmd("CLIENT");
+            named.arg("SETNAME").arg(format!("wayleave-{}-{role}", self.name));
+            // An ACL user may not be allowed to; the name is only for people.
+            let _unnamed = connection.send_packed_command(&named).await;
+        }
+        Ok(link)
+    }
+
+    async fn connect_any(&self, on_push: Option<OnPush>) -> RedisResult<Link> {
+        let mut options = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(self.config.timeout));
+        match &self.config.mode {
+            RedisMode::Cluster => {
+                let nodes = self.config.nodes.iter().map(|url| self.info(url)).collect::<RedisResult<Vec<_>>>()?;
+                let mut builder = ClusterClient::builder(nodes)
+                    .use_protocol(ProtocolVersion::RESP3)
+                    .connection_timeout(CONNECT_TIMEOUT)
+                    .response_timeout(self.config.timeout)
+                    .overall_response_timeout(Some(self.config.timeout * 2))
+                    // Enough to follow a moved slot. A command whose fate is not
+                    // known must not be sent again.
+                    .retries(2);
+                if let Some(certificates) = self.certificates()? {
+                    builder = builder.certs(certificates).tls(TlsMode::Secure);
+                }
+                if let Some(on_push) = on_push {
+                    builder = builder.push_sender(pushes(on_push));
+                }
+                Ok(Link::Cluster(builder.build()?.get_async_connection().await?))
+            }
+            RedisMode::Standalone => {
+                if let Some(on_push) = on_push {
+                    options = options.set_push_sender(pushes(on_push));
+                }
+                let info = self.info(&self.config.nodes[0])?;
+                let client = match self.certificates()? {
+                    Some(certificates) => Client::build_with_tls(info, certificates)?,
+                    None => Client::open(info)?,
+                };
+                Ok(Link::Single(client.get_multiplexed_async_connection_with_config(&options).await?))
+            }
+            RedisMode::Sentinel(master) => {
+                if let Some(on_push) = on_push {
+                    options = options.set_push_sender(pushes(on_push));
+                }
+                let first = self.info(&self.config.nodes[0])?;
+                let addresses = self
+                    .config
+                    .nodes
+                    .iter()
+                    .map(|url| Ok(url.as_str().into_connection_info()?.addr().clone()))
+                    .collect::<RedisResult<Vec<_>>>()?;
+                let is_tls = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
+                let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+                    .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+                    .set_client_to_redis_db(first.redis_settings().db());
+                if is_tls {
+                    builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+                }
+                if let Some(certificates) = self.certificates()? {
+                    builder = builder
+                        .set_client_to_redis_certificates(certificates.clone())
+                        .set_client_to_sentinel_certificates(certificates);
+                }
+                if let Some(username) = first.redis_settings().username() {
+                    builder = builder.set_client_to_redis_username(username);
+                }
+                if let Some(password) = first.redis_settings().password() {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                let mut client = builder.build()?;
+                Ok(Link::Single(client.get_async_connection_with_config(&options).await?))
+            }
+        }
+    }
+}
+
+fn pushes(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
+    move |info| {
+        on_push(info);
+        Ok(())
+    }
+}
+
+impl Link {
+    /// Sends commands in one go and waits for all answers, in order. Of those
+    /// with the same hash tag each is carried out after the one before.
+    ///
+    /// # Errors
+    /// Those of single commands are in the list; this one is the connection's,
+    /// and what had been carried out by then is not known.
+    pub(super) async fn send(&mut self, commands: Vec<(Cmd, String)>) -> RedisResult<Vec<RedisResult<Value>>> {
+        match self {
+            Self::Single(connection) => {
+                let count = commands.len();
+                let mut pipeline = Pipeline::with_capacity(count);
+                for (command, _) in commands {
+                    pipeline.add_command(command);
+                }
+                pipeline.ignore_errors();
+                let values = connection.send_packed_commands(&pipeline, 0, count).await?;
+                Ok(values.into_iter().map(each).collect())
+            }
+            Self::Cluster(connection) => {
+                // One pipeline a slot, since they go to different nodes.
+                let mut slots: HashMap<Slot, (Pipeline, Vec<usize>)> = HashMap::new();
+                let total = commands.len();
+                for (n, (command, key)) in commands.into_iter().enumerate() {
+                    let (pipeline, places) = slots.entry(Slot::for_key(&key)).or_default();
+                    pipeline.add_command(command);
+                    places.push(n);
+                }
+                let sent = slots.into_iter().map(|(slot, (mut pipeline, places))| {
+                    pipeline.ignore_errors();
+                    let route = SingleNodeRoutingInfo::SpecificNode(Route::with_slot(slot, SlotAddr::Master));
+                    let mut connection = connection.clone();
+                    async move { (connection.route_pipeline(pipeline, 0, places.len(), route).await, places) }
+                });
+                let mut results: Vec<Option<RedisResult<Value>>> = (0..total).map(|_| None).collect();
+                for (values, places) in futures_util::future::join_all(sent).await {
+                    match values {
+                        Ok(values) => {
+                            for (n, value) in places.into_iter().zip(values) {
+                                results[n] = Some(each(value));
+                            }
+                        }
+                        // One node's trouble is not the others'.
+                        Err(error) => {
+                            for n in places {
+                                results[n] = Some(Err(error.clone()));
+                            }
+                        }
+                    }
+                }
+                let lost = || RedisError::from(std::io::Error::from(std::io::ErrorKind::UnexpectedEof));
+                Ok(results.into_iter().map(|result| result.unwrap_or_else(|| Err(lost()))).collect())
+            }
+        }
+    }
+
+    /// Sends one command, whose first key is `key`.
+    pub(super) async fn one(&mut self, command: Cmd, key: &str) -> RedisResult<Value> {
+        match self {
+            Self::Single(connection) => each(connection.req_packed_command(&command).await?),
+            Self::Cluster(connection) => {
+                let route = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+                let routing = redis::cluster_routing::RoutingInfo::SingleNode(route);
+                each(connection.route_command(command, routing).await?)
+            }
+        }
+    }
+
+    /// Subscribes to channels; they are heard once this returns.
+    pub(super) async fn subscribe(&mut self, topics: &[String]) -> RedisResult<()> {
+        match self {
+            Self::Single(connection) => connection.subscribe(topics).await,
+            Self::Cluster(connection) => {
+                let each = topics.iter().map(|topic| {
+                    let mut connection = connection.clone();
+                    async move { connection.ssubscribe(topic.as_str()).await }
+                });
+                futures_util::future::try_join_all(each).await.map(|_| ())
+            }
+        }
+    }
+
+    /// Unsubscribes from channels.
+    pub(super) async fn unsubscribe(&mut self, topics: &[String]) -> RedisResult<()> {
+        match self {
+            Self::Single(connection) => connection.unsubscribe(topics).await,
+            Self::Cluster(connection) => {
+                let each = topics.iter().map(|topic| {
+                    let mut connection = connection.clone();
+                    async move { connection.sunsubscribe(topic.as_str()).await }
+                });
+                futures_util::future::try_join_all(each).await.map(|_| ())
+            }
+        }
+    }
+}
+
+/// An error of one command stands where its answer would.
+fn each(value: Value) -> RedisResult<Value> {
+    match value {
+        Value::ServerError(error) => Err(error.into()),
+        value => Ok(value),
+    }
+}

@@ -1,0 +1,198 @@
+//! Who is alive: what one instance makes of the beats that it sees.
+//!
+//! Pure state, told what was seen and when. An instance is judged by whether
+//! its beat counts on, never by anybody's wall clock, and only time in which
+//! the observer itself was in touch with Redis counts as silence: when Redis
+//! pauses, nobody grows older.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
+
+/// How long a cleaning up may stand still before another takes it over.
+const CLAIM_STALL: Duration = Duration::from_secs(3);
+
+/// What one look has shown.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Look {
+    /// Beats by instance.
+    pub(super) beats: HashMap<String, String>,
+    /// Those that ended in order, and for how many milliseconds their members
+    /// still count as present.
+    pub(super) departed: HashMap<String, String>,
+    /// Who is being cleaned up after, and how far that is.
+    pub(super) claims: HashMap<String, String>,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// The instance to clean up after.
+    pub(super) instance: String,
+    /// Its beat, or the stalled claim, as it was seen.
+    pub(super) seen: String,
+    /// Why.
+    pub(super) why: Why,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    Silent,
+    Departed,
+    Stalled,
+}
+
+/// What an observer remembers.
+#[derive(Debug)]
+pub(super) struct Observer {
+    ttl: Duration,
+    /// Longer than this between two looks, and the rest of the gap does not
+    /// count.
+    step: Duration,
+    last: Option<Instant>,
+    seen: HashMap<(Kind, String), Seen>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Beat,
+    Departed,
+    Claim,
+}
+
+#[derive(Debug)]
+struct Seen {
+    value: String,
+    unchanged: Duration,
+}
+
+impl Observer {
+    /// `sweep`: how often it looks.
+    pub(super) fn new(ttl: Duration, sweep: Duration) -> Self {
+        Self { ttl, step: 2 * sweep, last: None, seen: HashMap::new() }
+    }
+
+    /// Takes in a look; returns what is to be done.
+    pub(super) fn look(&mut self, now: Instant, me: &str, look: &Look) -> Vec<Finding> {
+        let passed = self.last.map_or(Duration::ZERO, |last| now.duration_since(last)).min(self.step);
+        self.last = Some(now);
+        let present = |(kind, name): &(Kind, String)| match kind {
+            Kind::Beat => look.beats.contains_key(name),
+            Kind::Departed => look.departed.contains_key(name),
+            Kind::Claim => look.claims.contains_key(name),
+        };
+        self.seen.retain(|key, _| present(key));
+        let mut findings = Vec::new();
+        let all = [(Kind::Beat, &look.beats), (Kind::Departed, &look.departed), (Kind::Claim, &look.claims)];
+        for (kind, values) in all {
+            for (instance, value) in values.iter().filter(|(instance, _)| *instance != me || kind == Kind::Claim) {
+                let seen = self
+                    .seen
+                    .entry((kind, instance.clone()))
+                    .or_insert_with(|| Seen { value: value.clone(), unchanged: Duration::ZERO });
+                if seen.value == *value {
+                    seen.unchanged += passed;
+                } else {
+                    *seen = Seen { value: value.clone(), unchanged: Duration::ZERO };
+                }
+                let (allowed, why) = match kind {
+                    Kind::Beat => (self.ttl, Why::Silent),
+                    Kind::Departed => (Duration::from_millis(value.parse().unwrap_or(0)), Why::Departed),
+                    Kind::Claim => (CLAIM_STALL, Why::Stalled),
+                };
+                // Whoever is being cleaned up after is somebody's already.
+                if seen.unchanged >= allowed && (kind == Kind::Claim || !look.claims.contains_key(instance)) {
+                    findings.push(Finding { instance: instance.clone(), seen: value.clone(), why });
+                }
+            }
+        }
+        findings
+    }
+
+    /// How long until somebody could be found silent.
+    pub(super) fn next(&self) -> Duration {
+        let left = |((kind, _), seen): (&(Kind, String), &Seen)| match kind {
+            Kind::Beat => Some(self.ttl.saturating_sub(seen.unchanged)),
+            Kind::Departed => {
+                Some(Duration::from_millis(seen.value.parse().unwrap_or(0)).saturating_sub(seen.unchanged))
+            }
+            Kind::Claim => None,
+        };
+        self.seen.iter().filter_map(left).min().unwrap_or(self.ttl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beats(values: &[(&str, u32)]) -> Look {
+        let beats = values.iter().map(|(name, n)| ((*name).to_owned(), n.to_string())).collect();
+        Look { beats, ..Look::default() }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn observer() -> (Observer, Instant) {
+        (Observer::new(6 * SECOND, SECOND), Instant::now())
+    }
+
+    #[test]
+    fn one_that_stops_beating_is_found_after_its_ttl() {
+        let (mut observer, start) = observer();
+        for second in 0..6 {
+            let found = observer.look(start + second * SECOND, "me", &beats(&[("me", 1), ("a", 1), ("b", second)]));
+            assert_eq!(found, []);
+        }
+        let found = observer.look(start + 6 * SECOND, "me", &beats(&[("me", 1), ("a", 1), ("b", 7)]));
+        assert_eq!(found, [Finding { instance: "a".into(), seen: "1".into(), why: Why::Silent }]);
+    }
+
+    #[test]
+    fn nobody_grows_older_while_redis_is_away() {
+        let (mut observer, start) = observer();
+        observer.look(start, "me", &beats(&[("a", 1)]));
+        // A minute without an answer, and then the same beat: the other one has
+        // not reached Redis either.
+        let back = start + 60 * SECOND;
+        assert_eq!(observer.look(back, "me", &beats(&[("a", 1)])), []);
+        for second in 1..4 {
+            assert_eq!(observer.look(back + second * SECOND, "me", &beats(&[("a", 1)])), []);
+        }
+        assert_eq!(observer.look(back + 4 * SECOND, "me", &beats(&[("a", 1)])).len(), 1);
+    }
+
+    #[test]
+    fn a_claim_is_taken_over_only_when_it_stands_still() {
+        let (mut observer, start) = observer();
+        let claim = |progress: u64| {
+            let claims = HashMap::from([("a".to_owned(), format!("token:{progress}"))]);
+            Look { claims, ..beats(&[("a", 1)]) }
+        };
+        for second in 0..10 {
+            assert_eq!(observer.look(start + u32::try_from(second).unwrap() * SECOND, "me", &claim(second)), []);
+        }
+        for second in 10..12 {
+            assert_eq!(observer.look(start + second * SECOND, "me", &claim(9)), []);
+        }
+        let found = observer.look(start + 12 * SECOND, "me", &claim(9));
+        assert_eq!(found, [Finding { instance: "a".into(), seen: "token:9".into(), why: Why::Stalled }]);
+    }
+
+    #[test]
+    fn one_that_departed_is_given_its_grace() {
+        let (mut observer, start) = observer();
+        let look = Look { departed: HashMap::from([("a".to_owned(), "2000".to_owned())]), ..Look::default() };
+        assert_eq!(observer.look(start, "me", &look), []);
+        assert_eq!(observer.look(start + SECOND, "me", &look), []);
+        assert_eq!(observer.look(start + 2 * SECOND, "me", &look)[0].why, Why::Departed);
+    }
+
+    #[test]
+    fn the_next_look_is_when_somebody_could_be_silent() {
+        let (mut observer, start) = observer();
+        observer.look(start, "me", &beats(&[("a", 1)]));
+        observer.look(start + SECOND, "me", &beats(&[("a", 1)]));
+        assert_eq!(observer.next(), 5 * SECOND);
+    }
+}

@@ -1,0 +1,286 @@
+//! The one ordered way of writing to Redis.
+//!
+//! Whoever has something to write puts it into a bounded queue and passes on.
+//! One task takes what waits, sends it in one go and hands the answers out, so
+//! that the busier the gateway is, the more goes in one round trip. While there
+//! is no connection the queue holds what came last before the bound; what is
+//! too old by then is dropped and counted, never delivered late.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{Cmd, RedisError, Value};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    link::Link,
+    metrics::ClusterMetrics,
+    script::{self, Script},
+};
+
+/// Commands in one go.
+const BATCH: usize = 1024;
+
+/// Commands that may wait; their bytes have a bound of their own.
+const QUEUE: usize = 1 << 17;
+
+/// Why Redis did not do something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BusError {
+    /// It was not sent: nothing has changed.
+    #[error("Redis cannot be reached")]
+    Down,
+    /// It was sent and no answer came: it may have happened.
+    #[error("Redis did not answer")]
+    Unknown,
+    /// Redis refused it: nothing has changed.
+    #[error("Redis refused: {0}")]
+    Refused(String),
+}
+
+/// Who waits for an answer.
+pub(super) enum Done {
+    /// Nobody.
+    Nobody,
+    /// A task.
+    Task(oneshot::Sender<Result<Value, BusError>>),
+    /// Something to be called, on the pipeline's task: it must not wait.
+    Call(Box<dyn FnOnce(Result<Value, BusError>) + Send>),
+}
+
+/// One command.
+pub(super) struct Write {
+    pub(super) command: Cmd,
+    /// Its first key or its channel.
+    pub(super) key: String,
+    pub(super) done: Done,
+    since: Instant,
+    bytes: usize,
+}
+
+impl fmt::Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Write").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// The queue's entrance.
+#[derive(Debug, Clone)]
+pub(super) struct Pipeline {
+    writes: mpsc::Sender<Write>,
+    waiting: Arc<AtomicUsize>,
+    max: usize,
+    metrics: ClusterMetrics,
+}
+
+/// The queue's other end.
+#[derive(Debug)]
+pub(super) struct Queue {
+    writes: mpsc::Receiver<Write>,
+    waiting: Arc<AtomicUsize>,
+    metrics: ClusterMetrics,
+    /// What is older is not sent any more.
+    fresh: Duration,
+    batch: Vec<Write>,
+}
+
+/// A queue of at most `max` bytes.
+pub(super) fn queue(max: usize, fresh: Duration, metrics: ClusterMetrics) -> (Pipeline, Queue) {
+    let (sender, writes) = mpsc::channel(QUEUE);
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let pipeline = Pipeline { writes: sender, waiting: Arc::clone(&waiting), max, metrics: metrics.clone() };
+    (pipeline, Queue { writes, waiting, metrics, fresh, batch: Vec::new() })
+}
+
+impl Pipeline {
+    /// Puts a command into the queue. If it is full, `done` is told at once.
+    pub(super) fn put(&self, command: Cmd, key: impl Into<String>, done: Done) {
+        let bytes = command.args_iter().map(|arg| if let redis::Arg::Simple(arg) = arg { arg.len() } else { 8 }).sum();
+        let write = Write { command, key: key.into(), done, since: Instant::now(), bytes };
+        if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes > self.max {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.metrics.dropped("queue full");
+            return write.done.tell(Err(BusError::Down));
+        }
+        if let Err(mpsc::error::TrySendError::Full(write) | mpsc::error::TrySendError::Closed(write)) =
+            self.writes.try_send(write)
+        {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.metrics.dropped("queue full");
+            write.done.tell(Err(BusError::Down));
+        }
+    }
+
+    /// Puts a command into the queue and waits for its answer.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn ask(&self, command: Cmd, key: impl Into<String>, within: Duration) -> Result<Value, BusError> {
+        let (sender, receiver) = oneshot::channel();
+        self.put(command, key, Done::Task(sender));
+        match tokio::time::timeout(within, receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_gone)) => Err(BusError::Down),
+            Err(_late) => Err(BusError::Unknown),
+        }
+    }
+}
+
+impl Done {
+    fn tell(self, answer: Result<Value, BusError>) {
+        match self {
+            Self::Nobody => {}
+            Self::Task(task) => drop(task.send(answer)),
+            Self::Call(call) => call(answer),
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        matches!(self, Self::Task(task) if task.is_closed())
+    }
+}
+
+impl Queue {
+    /// Writes until the connection fails or `stop` is cancelled and nothing
+    /// waits any more.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub(super) async fn run(&mut self, link: &mut Link, stop: &CancellationToken) -> Result<(), RedisError> {
+        loop {
+            tokio::select! {
+                biased;
+                n = self.writes.recv_many(&mut self.batch, BATCH) => if n == 0 { return Ok(()) },
+                () = stop.cancelled() => return Ok(()),
+            }
+            self.send(link).await?;
+        }
+    }
+
+    /// While there is no connection: nobody waits in vain.
+    pub(super) async fn starve(&mut self, until: impl Future<Output = ()>) {
+        tokio::pin!(until);
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            tokio::select! {
+                () = &mut until => return,
+                _ = tick.tick() => {}
+            }
+            // Those that are awaited are told at once; messages wait for a
+            // connection as long as they are fresh.
+            while self.batch.len() < QUEUE
+                && let Ok(write) = self.writes.try_recv()
+            {
+                self.batch.push(write);
+            }
+            let Self { batch, waiting, fresh, metrics, .. } = self;
+            batch.retain_mut(|write| {
+                let keep = matches!(write.done, Done::Nobody) && write.since.elapsed() < *fresh;
+                if !keep {
+                    waiting.fetch_sub(write.bytes, Ordering::Relaxed);
+                    if matches!(write.done, Done::Nobody) {
+                        metrics.dropped("stale");
+                    }
+                    std::mem::replace(&mut write.done, Done::Nobody).tell(Err(BusError::Down));
+                }
+                keep
+            });
+        }
+    }
+
+    /// Sends what a connection's end has left over, and what waits.
+    async fn send(&mut self, link: &mut Link) -> Result<(), RedisError> {
+        let mut commands = Vec::with_capacity(self.batch.len());
+        let mut waiters = Vec::with_capacity(self.batch.len());
+        for write in self.batch.drain(..) {
+            self.waiting.fetch_sub(write.bytes, Ordering::Relaxed);
+            if write.done.is_given_up() || write.since.elapsed() > self.fresh {
+                self.metrics.dropped("stale");
+                write.done.tell(Err(BusError::Down));
+                continue;
+            }
+            commands.push((write.command, write.key));
+            waiters.push(write.done);
+        }
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let copies: Vec<_> =
+            commands.iter().map(|(command, key)| is_script(command).then(|| (command.clone(), key.clone()))).collect();
+        match link.send(commands).await {
+            Ok(answers) => {
+                let mut broken = None;
+                for ((answer, done), copy) in answers.into_iter().zip(waiters).zip(copies) {
+                    let answer = match (answer, copy) {
+                        (Err(error), Some((command, key))) if error.code() == Some("NOSCRIPT") => {
+                            load_scripts(link, &key).await?;
+                            link.one(command, &key).await
+                        }
+                        (answer, _) => answer,
+                    };
+                    match answer {
+                        Ok(value) => done.tell(Ok(value)),
+                        Err(error) => {
+                            self.metrics.dropped("refused");
+                            let kind = classify(&error);
+                            done.tell(Err(kind));
+                            if ends_link(&error) {
+                                broken = Some(error);
+                            } else {
+                                tracing::debug!(%error, "a command was refused");
+                            }
+                        }
+                    }
+                }
+                broken.map_or(Ok(()), Err)
+            }
+            Err(error) => {
+                for done in waiters {
+                    self.metrics.dropped("unknown");
+                    done.tell(Err(BusError::Unknown));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn is_script(command: &Cmd) -> bool {
+    command.args_iter().next().is_some_and(|name| matches!(name, redis::Arg::Simple(b"EVALSHA")))
+}
+
+/// Puts all scripts into the cache of the node that holds `key`.
+pub(super) async fn load_scripts(link: &mut Link, key: &str) -> Result<(), RedisError> {
+    for Script { source, .. } in script::all() {
+        let mut command = redis::cmd("SCRIPT");
+        command.arg("LOAD").arg(source);
+        link.one(command, key).await?;
+    }
+    Ok(())
+}
+
+/// What an error means for the one who asked.
+pub(super) fn classify(error: &RedisError) -> BusError {
+    match error.code() {
+        Some(_) => BusError::Refused(error.to_string()),
+        None => BusError::Unknown,
+    }
+}
+
+/// True if this server will refuse everything: another one may have become
+/// the master.
+fn ends_link(error: &RedisError) -> bool {
+    error.is_connection_dropped()
+        || error.is_timeout()
+        || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "CLUSTERDOWN"))
+}

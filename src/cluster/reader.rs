@@ -1,0 +1,126 @@
+//! The connection for what need not be in order with writes: reading, beating,
+//! cleaning up.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::{Cmd, RedisError, RedisResult, Value};
+use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+
+use super::{
+    BusError,
+    backoff::spread,
+    link::{Link, Wiring},
+    pipeline::{classify, load_scripts},
+};
+
+/// After a failed attempt to connect, others fail at once for up to this long.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A connection that is made when it is needed.
+#[derive(Debug)]
+pub(super) struct Reader {
+    wiring: Wiring,
+    link: Mutex<Option<(u64, Link)>>,
+    /// Held while connecting, so that one does.
+    connecting: AsyncMutex<Attempts>,
+}
+
+#[derive(Debug, Default)]
+struct Attempts {
+    n: u64,
+    not_before: Option<Instant>,
+}
+
+impl Reader {
+    pub(super) fn new(wiring: Wiring) -> Self {
+        Self { wiring, link: Mutex::default(), connecting: AsyncMutex::default() }
+    }
+
+    async fn link(&self) -> RedisResult<(u64, Link)> {
+        if let Some(link) = self.link.lock().clone() {
+            return Ok(link);
+        }
+        let mut attempts = self.connecting.lock().await;
+        if let Some(link) = self.link.lock().clone() {
+            return Ok(link);
+        }
+        if attempts.not_before.is_some_and(|at| Instant::now() < at) {
+            return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
+        }
+        match self.wiring.connect("read", None).await {
+            Ok(link) => {
+                attempts.n += 1;
+                attempts.not_before = None;
+                let link = (attempts.n, link);
+                *self.link.lock() = Some(link.clone());
+                Ok(link)
+            }
+            Err(error) => {
+                attempts.not_before = Some(Instant::now() + spread(PAUSE / 4, PAUSE));
+                Err(error)
+            }
+        }
+    }
+
+    /// The next one connects anew, unless somebody has already.
+    fn lose(&self, n: u64) {
+        let mut link = self.link.lock();
+        if link.as_ref().is_some_and(|(current, _)| *current == n) {
+            *link = None;
+        }
+    }
+
+    /// Runs one command and gives back the library's error.
+    pub(super) async fn raw(&self, command: Cmd, key: &str) -> RedisResult<Value> {
+        let (n, mut link) = self.link().await?;
+        let result = tokio::time::timeout(self.wiring.timeout(), link.one(command.clone(), key))
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
+        let result = match result {
+            Err(error) if error.code() == Some("NOSCRIPT") => match load_scripts(&mut link, key).await {
+                Ok(()) => link.one(command, key).await,
+                Err(error) => Err(error),
+            },
+            result => result,
+        };
+        result.inspect_err(|error| {
+            if must_reconnect(error) {
+                self.lose(n);
+            }
+        })
+    }
+
+    /// Runs one command whose first key is `key`.
+    pub(super) async fn one(&self, command: Cmd, key: &str) -> Result<Value, BusError> {
+        self.raw(command, key).await.map_err(|error| classify(&error))
+    }
+
+    /// Runs several in one go.
+    pub(super) async fn all(&self, commands: Vec<(Cmd, String)>) -> Result<Vec<Result<Value, BusError>>, BusError> {
+        let (n, mut link) = self.link().await.map_err(|error| classify(&error))?;
+        let copies = commands.clone();
+        let results = link.send(commands).await.map_err(|error| {
+            self.lose(n);
+            classify(&error)
+        })?;
+        let mut answers = Vec::with_capacity(results.len());
+        for (result, (command, key)) in results.into_iter().zip(copies) {
+            answers.push(match result {
+                Err(error) if error.code() == Some("NOSCRIPT") => self.one(command, &key).await,
+                Err(error) => {
+                    if must_reconnect(&error) {
+                        self.lose(n);
+                    }
+                    Err(classify(&error))
+                }
+                Ok(value) => Ok(value),
+            });
+        }
+        Ok(answers)
+    }
+}
+
+fn must_reconnect(error: &RedisError) -> bool {
+    error.code().is_none() || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"))
+}

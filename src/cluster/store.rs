@@ -1,0 +1,122 @@
+//! Small things that all instances share: documents of rooms, buckets of
+//! tokens, plugins' values, and whose turn it is.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::{
+    BusError, Cluster,
+    envelope::{Body, Change, Frame},
+    script,
+};
+
+/// What became of writing a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecordWrite {
+    /// It has this version now.
+    Written(u64),
+    /// Somebody was quicker: the version and document that are there.
+    Conflict(u64, String),
+}
+
+/// What a bucket gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Granted {
+    /// Tokens.
+    pub tokens: u64,
+    /// When the next one is there, if none is left.
+    pub retry_after: Duration,
+}
+
+fn garbled() -> BusError {
+    BusError::Refused("an answer that is not as expected".into())
+}
+
+fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, BusError> {
+    redis::from_redis_value(value).map_err(|_| garbled())
+}
+
+impl Cluster {
+    /// All documents of a room with their versions; deleted ones are not among
+    /// them.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn records(&self, room: &str) -> Result<Vec<(String, u64, String)>, BusError> {
+        let key = self.keys.room(room, "records");
+        let mut command = redis::cmd("HGETALL");
+        command.arg(&key);
+        let all: std::collections::BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
+        let split = |(name, value): (String, String)| {
+            let (version, document) = value.split_once(' ')?;
+            Some((name, version.parse().ok()?, document.to_owned()))
+        };
+        Ok(all.into_iter().filter_map(split).filter(|(_, _, document)| !document.is_empty()).collect())
+    }
+
+    /// Writes a document that was read at `version`, 0 if there was none, and
+    /// tells the room. An empty document deletes it.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn write_record(
+        &self,
+        version: u64,
+        document: &str,
+        change: Change<'_>,
+        ttl: Duration,
+    ) -> Result<RecordWrite, BusError> {
+        let key = self.keys.room(&change.room, "records");
+        let topic = self.keys.room_topic(&change.room);
+        let name = change.name.as_ref().to_owned();
+        let frame = Frame { origin: self.boot, body: Body::Record(change) }.encode();
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let arguments: [&dyn script::Argument; 7] =
+            [&name, &version, &document, &self.publish_command(), &topic, &frame, &ttl];
+        let answer: Vec<Value> = parse(self.write(script::RECORD.with(&[&key], &arguments), &key).await?)?;
+        match answer.as_slice() {
+            [Value::Int(1), version] => Ok(RecordWrite::Written(parse(version.clone())?)),
+            [_, version, document] => Ok(RecordWrite::Conflict(parse(version.clone())?, parse(document.clone())?)),
+            _ => Err(garbled()),
+        }
+    }
+
+    /// Takes tokens from a bucket that all instances share.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn take(&self, kind: &str, name: &str, rate: f64, most: u64, wanted: u64) -> Result<Granted, BusError> {
+        let key = self.keys.limit(kind, name);
+        let command = script::TAKE.with(&[&key], &[&rate, &most, &wanted]);
+        let (tokens, wait): (u64, u64) = parse(self.reader.one(command, &key).await?)?;
+        Ok(Granted { tokens, retry_after: Duration::from_millis(wait) })
+    }
+
+    /// Reads or writes a plugin's store; the answer is as the script `keep`
+    /// gives it.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn keep(
+        &self,
+        plugin: &str,
+        kind: &str,
+        key: &str,
+        value: &[u8],
+        ttl: u64,
+        quota: usize,
+    ) -> Result<(i64, Vec<u8>), BusError> {
+        let (values, ends) = (self.keys.plugin(plugin, "values"), self.keys.plugin(plugin, "ends"));
+        // The empty name is the sum's.
+        let key = format!("k{key}");
+        let arguments: [&dyn script::Argument; 5] = [&kind, &key, &value, &ttl, &quota];
+        let answer: Vec<Value> =
+            parse(self.reader.one(script::KEEP.with(&[&values, &ends], &arguments), &values).await?)?;
+        match answer.as_slice() {
+            [Value::Int(code), Value::BulkString(value)] => Ok((*code, value.clone())),
+            [Value::Int(code)] => Ok((*code, Vec::new())),
+            _ => Err(garbled()),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The messages that a room keeps, and what a client that comes back gets.
+//!
+//! Offsets count a room's messages from 1 without a hole. They mean something
+//! only beside the epoch: a room whose history was lost begins another. Two
+//! stores keep messages, one in memory and one in Redis, and one decision says
+//! for both what a client has missed.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::{cluster::envelope::Position, config::HistoryConfig};
+
+/// The most messages that one recovery hands out. Who has missed more is told
+/// to read the history, or to begin anew.
+pub const RECOVERY_MAX: usize = 1_000;
+
+/// How long an idempotency key is remembered.
+pub const KEY_TTL: Duration = Duration::from_secs(600);
+
+/// How long a room's count is remembered after its last message, beyond the
+/// age of its messages.
+pub const COUNT_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The longest idempotency key, in bytes.
+pub const KEY_MAX: usize = 64;
+
+/// A message that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its place.
+    pub offset: u64,
+    /// Its frame, as instances send it.
+    pub frame: Bytes,
+}
+
+/// What reading a room's history gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// The epoch.
+    pub epoch: Arc<str>,
+    /// The offset of the newest message; 0 before the first.
+    pub top: u64,
+    /// Epochs before it, newest first, each with the last offset that it has in
+    /// common with the next: what was written behind it is lost.
+    pub past: Vec<(Arc<str>, u64)>,
+    /// In order, unless they were asked for in reverse.
+    pub messages: Vec<Kept>,
+}
+
+/// Which messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// None: only the position is asked.
+    Nothing,
+    /// The oldest behind an offset; None: from the start.
+    Forward {
+        /// The offset.
+        since: Option<u64>,
+        /// How many.
+        limit: usize,
+    },
+    /// The newest before an offset; None: from the end.
+    Reverse {
+        /// The offset.
+        since: Option<u64>,
+        /// How many.
+        limit: usize,
+    },
+}
+
+/// What became of a message that was to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Where it stands.
+    pub position: Position,
+    /// False: its idempotency key was known, and it stands there already.
+    pub is_new: bool,
+}
+
+impl Reading {
+    /// Its newest position.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { epoch: Arc::clone(&self.epoch), offset: self.top }
+    }
+
+    /// True if whoever has seen `offset` of `epoch` has seen what this history
+    /// holds up to there.
+    #[must_use]
+    pub fn continues(&self, epoch: &str, offset: u64) -> bool {
+        if *self.epoch == *epoch {
+            return offset <= self.top;
+        }
+        // Every fork between that epoch and ours must lie behind the offset.
+        for (past, fork) in &self.past {
+            if offset > *fork {
+                return false;
+            }
+            if **past == *epoch {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What a client has missed that has seen everything up to `offset` of
+    /// `epoch`. None: that cannot be said, or not all of it is there. The
+    /// reading must be a forward one since that offset.
+    #[must_use]
+    pub fn missed(&self, epoch: &str, offset: u64) -> Option<&[Kept]> {
+        if !self.continues(epoch, offset) {
+            return None;
+        }
+        let complete = self.messages.len() as u64 == self.top - offset
+            && self.messages.iter().zip(offset + 1..).all(|(kept, expected)| kept.offset == expected);
+        complete.then_some(&self.messages)
+    }
+}
+
+/// The histories of one instance that is alone.
+#[derive(Debug, Default)]
+pub struct MemoryHistory {
+    /// Held for one operation, the delivery of a message included: all members
+    /// see one order.
+    rooms: Mutex<HashMap<Box<str>, Log>>,
+}
+
+#[derive(Debug)]
+struct Log {
+    epoch: Arc<str>,
+    top: u64,
+    messages: VecDeque<(Instant, Kept)>,
+    ttl: Duration,
+    last: Instant,
+    keys: HashMap<Box<str>, (Instant, u64)>,
+}
+
+/// Rooms that are looked through, each time one begins, for some to forget.
+const SWEEP: usize = 64;
+
+/// A name for a new epoch.
+#[must_use]
+pub fn new_epoch() -> String {
+    data_encoding::HEXLOWER.encode(&crate::id::random_bytes::<5>())
+}
+
+impl Log {
+    fn new(now: Instant) -> Self {
+        let messages = VecDeque::new();
+        Self { epoch: new_epoch().into(), top: 0, messages, ttl: Duration::ZERO, last: now, keys: HashMap::new() }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now.duration_since(self.last) > self.ttl + COUNT_TTL
+    }
+
+    fn trim(&mut self, size: usize, ttl: Duration, now: Instant) {
+        while self.messages.len() > size
+            || self.messages.front().is_some_and(|(since, _)| now.duration_since(*since) > ttl)
+        {
+            self.messages.pop_front();
+        }
+    }
+}
+
+impl MemoryHistory {
+    /// Keeps a message; `deliver` is told its position before anybody else's
+    /// message gets the next one.
+    pub fn append(
+        &self,
+        room: &str,
+        frame: Bytes,
+        keep: HistoryConfig,
+        key: Option<&str>,
+        deliver: impl FnOnce(&Position),
+    ) -> Appended {
+        let now = Instant::now();
+        let mut rooms = self.rooms.lock();
+        if !rooms.contains_key(room) {
+            let over: Vec<_> =
+                rooms.iter().take(SWEEP).filter(|(_, log)| log.is_over(now)).map(|(name, _)| name.clone()).collect();
+            for name in over {
+                rooms.remove(&name);
+            }
+        }
+        let log = rooms.entry(room.into()).or_insert_with(|| Log::new(now));
+        if let Some(key) = key {
+            if log.keys.len() > 1024 {
+                log.keys.retain(|_, (since, _)| now.duration_since(*since) < KEY_TTL);
+            }
+            if let Some((since, offset)) = log.keys.get(key)
+                && now.duration_since(*since) < KEY_TTL
+            {
+                let position = Position { epoch: Arc::clone(&log.epoch), offset: *offset };
+                return Appended { position, is_new: false };
+            }
+        }
+        log.top += 1;
+        log.ttl = keep.ttl;
+        log.last = now;
+        log.messages.push_back((now, Kept { offset: log.top, frame }));
+        log.trim(keep.size, keep.ttl, now);
+        if let Some(key) = key {
+            log.keys.insert(key.into(), (now, log.top));
+        }
+        let position = Position { epoch: Arc::clone(&log.epoch), offset: log.top };
+        deliver(&position);
+        Appended { position, is_new: true }
+    }
+
+    /// Reads what is kept; a room that has nothing begins an epoch by it.
+    pub fn read(&self, room: &str, range: Range, keep: HistoryConfig) -> Reading {
+        let now = Instant::now();
+        let mut rooms = self.rooms.lock();
+        let log = rooms.entry(room.into()).or_insert_with(|| Log::new(now));
+        log.trim(keep.size, keep.ttl, now);
+        let all = log.messages.iter().map(|(_, kept)| kept);
+        let messages = match range {
+            Range::Nothing => Vec::new(),
+            Range::Forward { since, limit } => {
+                all.filter(|kept| since.is_none_or(|since| kept.offset > since)).take(limit).cloned().collect()
+            }
+            Range::Reverse { since, limit } => {
+                all.rev().filter(|kept| since.is_none_or(|since| kept.offset < since)).take(limit).cloned().collect()
+            }
+        };
+        Reading { epoch: Arc::clone(&log.epoch), top: log.top, past: Vec::new(), messages }
+    }
+
+    /// Forgets a room's messages; its count goes on.
+    pub fn remove(&self, room: &str) {
+        if let Some(log) = self.rooms.lock().get_mut(room) {
+            log.messages.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(epoch: &str, top: u64, past: &[(&str, u64)], offsets: &[u64]) -> Reading {
+        Reading {
+            epoch: epoch.into(),
+            top,
+            past: past.iter().map(|(epoch, fork)| ((*epoch).into(), *fork)).collect(),
+            messages: offsets.iter().map(|offset| Kept { offset: *offset, frame: Bytes::new() }).collect(),
+        }
+    }
+
+    fn offsets(missed: Option<&[Kept]>) -> Option<Vec<u64>> {
+        missed.map(|missed| missed.iter().map(|kept| kept.offset).collect())
+    }
+
+    #[test]
+    fn what_was_missed_is_all_or_nothing() {
+        let read = reading("e", 5, &[], &[4, 5]);
+        assert_eq!(offsets(read.missed("e", 3)), Some(vec![4, 5]));
+        assert_eq!(offsets(reading("e", 5, &[], &[]).missed("e", 5)), Some(vec![]));
+        assert_eq!(read.missed("e", 2), None, "3 is gone");
+        assert_eq!(read.missed("f", 3), None, "another history");
+        assert_eq!(reading("e", 5, &[], &[]).missed("e", 6), None, "never written");
+        assert_eq!(reading("e", 5, &[], &[4]).missed("e", 3), None, "cut off by a limit");
+    }
+
+    #[test]
+    fn a_client_that_knows_lost_messages_is_told() {
+        // Up to 7 the new master has what the old one had; 8 to 10 are lost,
+        // and others have been written in their place.
+        let read = |offsets: &[u64]| reading("new", 12, &[("old", 7)], offsets);
+        assert_eq!(read(&[11, 12]).missed("old", 10), None);
+        assert_eq!(offsets(read(&[8, 9, 10, 11, 12]).missed("old", 7)), Some(vec![8, 9, 10, 11, 12]));
+        // Two failovers: both forks count.
+        let twice = |offsets: &[u64]| reading("c", 9, &[("b", 6), ("a", 8)], offsets);
+        assert_eq!(twice(&[8, 9]).missed("a", 7), None);
+        assert_eq!(offsets(twice(&[7, 8, 9]).missed("a", 6)), Some(vec![7, 8, 9]));
+    }
+}

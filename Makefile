@@ -16,7 +16,7 @@ PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
 
-.PHONY: help run test lint bench fuzz setup build plugins test-rust test-plugins test-clients test-browser
+.PHONY: help run test lint bench bench-cluster fuzz setup build plugins test-rust test-plugins test-clients test-browser
 
 help:
 	sed -n 's/^## //p' Makefile
@@ -39,6 +39,13 @@ lint: setup
 bench: setup
 	echo "== bench"
 	$(CARGO) bench --bench codecs --bench fanout --bench idle --bench hooks --bench reload
+	$(MAKE) --no-print-directory bench-cluster
+
+## make bench-cluster   those of two instances, beside Socket.IO (needs redis-server)
+bench-cluster: setup
+	echo "== bench, two instances"
+	$(call npm,benches/peers/socketio) || echo "!!! npm failed: Socket.IO will be left out"
+	$(CARGO) bench --bench cluster
 
 ## make fuzz     the codec and the plugin loader, two minutes each
 fuzz: setup

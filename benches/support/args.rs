@@ -20,6 +20,8 @@ pub(crate) struct Options {
     pub(crate) only: Option<String>,
     /// How often each row is measured; the medians are printed.
     pub(crate) rounds: Option<usize>,
+    /// How long a load is held, where it is not so many messages.
+    pub(crate) seconds: Option<u64>,
 }
 
 impl Options {
@@ -37,7 +39,7 @@ pub(crate) struct Serve {
 
 /// `--bench` (from cargo) or `--quick` measures; `--serve NAME BYTES` serves.
 pub(crate) fn role() -> Result<Role> {
-    let mut options = Options { quick: false, only: None, rounds: None };
+    let mut options = Options { quick: false, only: None, rounds: None, seconds: None };
     let mut measure = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -48,12 +50,15 @@ pub(crate) fn role() -> Result<Role> {
             "--rounds" => {
                 options.rounds = Some(args.next().context("--rounds needs a count")?.parse()?);
             }
+            "--seconds" => {
+                options.seconds = Some(args.next().context("--seconds needs a count")?.parse()?);
+            }
             "--serve" => {
                 let name = args.next().context("--serve needs a name")?;
                 let payload = args.next().context("--serve needs a payload length")?.parse()?;
                 return Ok(Role::Serve(Serve { name, payload }));
             }
-            other => bail!("unknown argument `{other}`: use --quick, --only NAME, --rounds N"),
+            other => bail!("unknown argument `{other}`: use --quick, --only NAME, --rounds N, --seconds N"),
         }
     }
     if measure {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -31,11 +31,19 @@ thread_local! {
 /// Opens `count` connections, through their upgrade.
 pub(crate) async fn open_all(addr: SocketAddr, path: &str, count: usize) -> Result<Vec<TcpStream>> {
     let request: Rc<str> = wire::upgrade_request(path).into();
-    let open = |_| open(addr, Rc::clone(&request));
+    let open = |_| {
+        let request = Rc::clone(&request);
+        async move {
+            let (stream, said) = open(addr, &request).await?;
+            ensure!(said.is_empty(), "the server spoke before it was spoken to");
+            Ok(stream)
+        }
+    };
     stream::iter(0..count).map(open).buffer_unordered(IN_FLIGHT).try_collect().await
 }
 
-async fn open(addr: SocketAddr, request: Rc<str>) -> Result<TcpStream> {
+/// One connection, and what the server has said on it already.
+pub(crate) async fn open(addr: SocketAddr, request: &str) -> Result<(TcpStream, Vec<u8>)> {
     let handshake = async {
         let mut stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
@@ -43,19 +51,24 @@ async fn open(addr: SocketAddr, request: Rc<str>) -> Result<TcpStream> {
         stream.set_zero_linger()?;
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::with_capacity(512);
-        while !wire::has_head(&head) {
+        let end = loop {
+            if let Some(end) = wire::end_of_head(&head) {
+                break end;
+            }
             ensure!(stream.read_buf(&mut head).await? > 0, "closed during the handshake");
-        }
-        ensure!(wire::ends_head(&head), "the server spoke before it was spoken to");
+        };
         let status = head.starts_with(b"HTTP/1.1 101 ");
         ensure!(status, "refused: {}", String::from_utf8_lossy(&head));
-        Ok(stream)
+        Ok((stream, head.split_off(end)))
     };
     timeout(PATIENCE, handshake).await.context("no answer to the handshake")?
 }
 
 /// Reads what is there and gives it to `each`; `None` at the end.
-pub(crate) async fn take<T>(stream: &mut TcpStream, mut each: impl FnMut(&[u8]) -> T) -> io::Result<Option<T>> {
+pub(crate) async fn take<T>(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut each: impl FnMut(&[u8]) -> T,
+) -> io::Result<Option<T>> {
     poll_fn(|context| {
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);

@@ -1,17 +1,20 @@
 //! The gateway itself as a child process, with a config of its own.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::process::Process;
+use super::process::{self, Process};
+
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The whole config of a gateway under load.
 fn config(addr: SocketAddr) -> String {
@@ -46,8 +49,12 @@ impl Gateway {
 
     /// Starts one on a free loopback port, and waits until it is ready.
     pub(crate) async fn start() -> Result<Gateway> {
-        // Free now, and asked for at once: no other process here picks ports.
-        let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        Self::start_with(config).await
+    }
+
+    /// The same with another config, made for the address.
+    pub(crate) async fn start_with(config: impl FnOnce(SocketAddr) -> String) -> Result<Gateway> {
+        let addr = free_addr()?;
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("config.toml");
         fs::write(&path, config(addr))?;
@@ -80,17 +87,34 @@ impl Gateway {
 
     /// What it has said, for a report of trouble.
     pub(crate) fn log(&self) -> String {
-        let text = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        let from = text.lines().count().saturating_sub(30);
-        text.lines().skip(from).collect::<Vec<_>>().join("\n")
+        process::end_of(&self.folder.path().join("log"))
+    }
+
+    /// Every line of `/metrics` with its value.
+    pub(crate) async fn metrics(&self) -> Result<BTreeMap<String, f64>> {
+        let answer = timeout(PATIENCE, get(self.addr, "/metrics")).await.context("no metrics")??;
+        ensure!(answer.starts_with("HTTP/1.1 200 "), "no metrics: {answer}");
+        let lines = answer.lines().filter(|line| line.starts_with("wayleave_"));
+        let parsed = lines.filter_map(|line| line.rsplit_once(' '));
+        Ok(parsed.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
     }
 }
 
+/// Free now, and asked for at once: no other process here picks ports.
+pub(crate) fn free_addr() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
 async fn asks_ready(addr: SocketAddr) -> Result<bool> {
+    Ok(get(addr, "/ready").await?.starts_with("HTTP/1.1 200 "))
+}
+
+/// The whole answer, with its head.
+async fn get(addr: SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(addr).await?;
-    let request = "GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
-    Ok(answer.starts_with(b"HTTP/1.1 200 "))
+    Ok(String::from_utf8(answer)?)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
@@ -44,8 +45,15 @@ impl Drop for Process {
     }
 }
 
+/// The last lines of a log, for a report of trouble.
+pub(crate) fn end_of(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let from = text.lines().count().saturating_sub(30);
+    text.lines().skip(from).collect::<Vec<_>>().join("\n")
+}
+
 /// Nanoseconds on a CPU of each thread.
-pub(crate) struct Cpu(HashMap<std::path::PathBuf, u64>);
+pub(crate) struct Cpu(HashMap<PathBuf, u64>);
 
 impl Cpu {
     /// What the threads that are alive now have used since `earlier`. What a

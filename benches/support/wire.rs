@@ -21,8 +21,9 @@ pub(crate) fn upgrade_response(request: &[u8]) -> String {
     )
 }
 
-pub(crate) fn has_head(bytes: &[u8]) -> bool {
-    bytes.windows(4).any(|end| end == b"\r\n\r\n")
+/// Bytes of the head, with the empty line, once it is there.
+pub(crate) fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4)
 }
 
 pub(crate) fn ends_head(bytes: &[u8]) -> bool {

@@ -16,7 +16,7 @@ PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
 
-.PHONY: help run test lint bench bench-cluster fuzz setup build plugins test-rust test-plugins test-clients test-browser
+.PHONY: help run cluster test lint bench bench-cluster fuzz setup build plugins test-rust test-plugins test-clients test-browser
 
 help:
 	sed -n 's/^## //p' Makefile
@@ -24,6 +24,10 @@ help:
 ## make run      build everything and serve config.toml, with a page to try it
 run: setup build
 	exec target/debug/wayleave dev --config config.toml
+
+## make cluster  three gateways behind a load balancer, with a Redis (PORT=8000)
+cluster: setup build plugins
+	exec deploy/cluster $(PORT)
 
 ## make test     every test
 test: lint test-rust plugins test-plugins test-clients test-browser
@@ -58,11 +62,11 @@ fuzz: setup
 setup:
 	tests/setup
 
-# With the tests, so that the libraries are built once for both: alone, the
+# With the tests and examples, so that the libraries are built once for both: alone, the
 # program would want them with other features.
 build:
 	echo "== the gateway"
-	$(CARGO) build --bins --tests
+	$(CARGO) build --bins --tests --examples
 
 plugins: setup build
 	echo "== the example plugins"

@@ -11,6 +11,7 @@ mod bad_clients;
 mod bad_plugins;
 mod cli;
 mod connect;
+mod deploy;
 mod drain;
 mod infra;
 mod plugins;

@@ -58,7 +58,10 @@ export class Pane {
     });
     centrifuge.on("connected", ({ client }) => {
       this.connection = client;
-      this.#say("connected", "connected");
+      // The client keeps the instance's id to itself. Of several behind a load
+      // balancer each connection may have another.
+      const instance = centrifuge._node ?? "";
+      this.#say("connected", instance === "" ? "connected" : `connected to instance ${instance.slice(0, 8)}`, instance);
     });
     centrifuge.on("disconnected", ({ code, reason }) => {
       this.connection = undefined;
@@ -77,9 +80,11 @@ export class Pane {
     centrifuge.connect();
   }
 
-  #say(state, text) {
+  #say(state, text, title = "") {
     this.node.dataset.state = state;
-    this.#part("state").textContent = text;
+    const node = this.#part("state");
+    node.textContent = text;
+    node.title = title;
   }
 
   #showReconnects() {

@@ -107,6 +107,12 @@ export class Pane {
     return this.node.locator(".person").allTextContents();
   }
 
+  /** The beginning of the id of the instance that it is connected to. */
+  async instance() {
+    const text = await this.node.locator('.connection [data-part="state"]').textContent();
+    return text.match(/^connected to instance ([0-9a-f]{8})$/)?.[1] ?? text;
+  }
+
   async reconnects() {
     return Number(await this.node.locator('[data-part="reconnects"]').textContent());
   }

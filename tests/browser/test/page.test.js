@@ -65,6 +65,8 @@ test("two users meet, and a reload changes the next message without a reconnect"
   assert.equal(await page.locator('#strip [data-part="generation"]').textContent(), "1");
   assert.deepEqual(await page.locator(".plugin-name").allTextContents(),
     ["moderation@1", "mentions@1", "members-only@1", "demo-users@1"]);
+  assert.match(await ada.instance(), /^[0-9a-f]{8}$/);
+  assert.equal(await bob.instance(), await ada.instance());
 
   await ada.say("Good morning, Bob");
   await bob.entry("Good morning, Bob").waitFor();
@@ -306,12 +308,15 @@ for (const [what, options] of [
 
 test("a gateway that comes back is found again, and the page says what happened", async (t) => {
   const { gateway, page, wrong, ada, bob } = await start(t);
+  const before = await ada.instance();
   await gateway.stop();
   await page.getByText("the gateway does not answer; trying again…").waitFor();
   await gateway.run();
   for (const pane of [ada, bob]) {
     await pane.connected();
     assert.equal(await pane.reconnects(), 1);
+    assert.match(await pane.instance(), /^[0-9a-f]{8}$/);
+    assert.notEqual(await pane.instance(), before);
   }
   await page.locator('#strip[data-state="live"]').waitFor();
   await ada.here("Ada", "Bob");

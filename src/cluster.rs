@@ -38,7 +38,7 @@ mod store;
 use self::{
     backoff::Backoff,
     ears::Ears,
-    envelope::{Body, Changes, Frame, Member, Position},
+    envelope::{Body, Changes, Frame, Member},
     keys::Keys,
     link::Wiring,
     pipeline::{Done, Pipeline},
@@ -55,6 +55,7 @@ use crate::{
     config::{ClusterConfig, RedisConfig},
     id::{BootId, InstanceId, RoomName, UserId},
     protocol::MemberInfo,
+    room::Position,
 };
 
 /// What the cluster tells the rest of the gateway. Nothing here may wait.

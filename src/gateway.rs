@@ -7,15 +7,17 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config,
+    cluster::{Cluster, Receiver},
+    config::{BusConfig, Config},
     generation::Generation,
     http::{self, Web},
     hub::Hub,
+    id::BootId,
     metrics::Metrics,
     plugin::PluginHost,
     protocol::Close,
     reload::{Reloader, Watcher},
-    router::{HubLookup, Router},
+    router::{HubLookup, Remote, Router},
     session::flusher::Flusher,
 };
 
@@ -54,9 +56,32 @@ impl Gateway {
         let address = listener.local_addr()?;
 
         let flusher = Arc::new(Flusher::new(std::thread::available_parallelism().map_or(1, usize::from)));
-        let router = Arc::new(Router::new(hub, Arc::clone(&flusher), metrics, Arc::new(generation)));
-        let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
         let (tasks, stop, end) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let boot = BootId::random();
+        let (cluster, starter) = match &generation.config.bus {
+            BusConfig::Memory => (None, None),
+            BusConfig::Redis(redis) => {
+                let watch = generation.config.cluster.clone();
+                let (cluster, starter) = Cluster::open(redis.clone(), watch, boot, metrics.cluster.clone()).await?;
+                (Some(cluster), Some(starter))
+            }
+        };
+        let router = Arc::new(Router::new(
+            boot,
+            hub,
+            Arc::clone(&flusher),
+            metrics,
+            Arc::new(generation),
+            cluster.clone(),
+            tasks.clone(),
+            stop.clone(),
+        ));
+        if let (Some(cluster), Some(starter)) = (&cluster, starter) {
+            let receiver: Arc<dyn Receiver> = Arc::new(Remote(Arc::downgrade(&router)));
+            starter.start(cluster, &receiver, &tasks, &end);
+            tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
+        }
+        let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
         for shard in 0..flusher.shards() {
             tasks.spawn(Arc::clone(&flusher).run(shard, end.clone()));
         }
@@ -109,6 +134,12 @@ impl Gateway {
                     connection.outbox.close(Close::SHUTDOWN);
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            if let Some(cluster) = &self.router.cluster {
+                // Leaves are written before the goodbye.
+                cluster.flushed().await;
+                let rooms = &self.router.generation().config.rooms;
+                cluster.depart(rooms.iter().map(|room| room.presence_grace).max().unwrap_or_default()).await;
             }
             self.end.cancel();
             self.tasks.wait().await;

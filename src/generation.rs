@@ -10,6 +10,7 @@ use crate::{
     config::{Config, RoomConfig, RouteConfig},
     id,
     plugin::{Hook, LoadError, Plugin, PluginHost},
+    protocol::Tag,
 };
 
 /// A config in force, with its plugins.
@@ -43,7 +44,7 @@ pub struct Pipeline {
     /// Told who comes and goes.
     pub observe: Vec<Arc<Plugin>>,
     /// What messages are stamped with; empty unless the room asks for it.
-    pub stamp: Vec<(&'static str, String)>,
+    pub stamp: Vec<Tag<'static>>,
 }
 
 /// Everything that keeps a generation from going live.
@@ -120,7 +121,7 @@ impl Pipeline {
         let stamp = if room.stamp {
             let names: Vec<_> =
                 plugins.iter().map(|plugin| format!("{}@{}", plugin.name(), plugin.generation())).collect();
-            vec![("generation", generation.to_string()), ("plugins", names.join(" "))]
+            vec![("generation".into(), generation.to_string().into()), ("plugins".into(), names.join(" ").into())]
         } else {
             Vec::new()
         };

@@ -21,6 +21,7 @@ use crate::{
     config::Pattern,
     id::{ConnectionId, RoomName, UserId},
     protocol::{Broadcast, MemberInfo},
+    room::Position,
     session::{
         flusher::Batch,
         outbox::{Outbox, Pushed},
@@ -30,8 +31,11 @@ use crate::{
 mod connection;
 mod room;
 
-pub use self::connection::{Connection, Membership};
 use self::room::{Member, Room};
+pub use self::{
+    connection::{Connection, Kept, Membership},
+    room::{Stand, Waiting},
+};
 
 /// Enough that two threads seldom meet on one lock; a shard is small.
 const SHARDS: usize = 64;
@@ -58,21 +62,52 @@ pub struct Hub {
 pub struct Told<'a> {
     /// To the one that joins or leaves.
     pub own: Option<Bytes>,
-    /// To the others in the room.
+    /// To the others in the room, if it is its user's first or last connection
+    /// there.
     pub others: Option<Broadcast<'a>>,
 }
 
 impl Told<'_> {
-    fn tell(&self, own: &Arc<Outbox>, others: &Room, batch: &mut Batch<'_>) {
+    fn tell(&self, who: &Connection, others: &mut Room, batch: &mut Batch<'_>) {
         if let Some(frame) = &self.own {
-            put(own, frame, batch);
+            put(&who.outbox, frame, batch);
         }
-        if let Some(broadcast) = &self.others {
-            for member in others.members() {
-                put(&member.outbox, broadcast.frame(member.encoding), batch);
+        if let Some(broadcast) = &self.others
+            && !others.has_user(&who.user)
+        {
+            for member in others.members_mut() {
+                member.hear(0, broadcast.frame(member.encoding), batch);
             }
         }
     }
+}
+
+impl Member {
+    /// Takes a frame, or keeps it until the member has caught up.
+    fn hear(&mut self, offset: u64, frame: &Bytes, batch: &mut Batch<'_>) -> Delivered {
+        match &mut self.stand {
+            Stand::Live => put(&self.outbox, frame, batch),
+            Stand::Positioned(from) if offset == 0 || offset > *from => put(&self.outbox, frame, batch),
+            Stand::Positioned(_) => Delivered::default(),
+            Stand::Held(waiting) => {
+                waiting.put(offset, frame, self.outbox.max());
+                Delivered { queued: 1, slow: 0 }
+            }
+        }
+    }
+}
+
+/// What became of a message with a place in its room's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// It was the next one.
+    Delivered(Delivered),
+    /// The room is here and has heard it before.
+    Before,
+    /// Something before it has not come, or another history has begun.
+    Gap,
+    /// Nobody is in the room.
+    Nobody,
 }
 
 /// How many connections a push reached.
@@ -181,12 +216,12 @@ impl Hub {
     }
 
     /// Forgets a connection. From here on no room takes it in; the rooms that it
-    /// is in are returned, for it to be taken out of. A second call does
-    /// nothing.
-    pub fn remove(&self, connection: &Connection) -> Vec<RoomName> {
+    /// is in are returned, for it to be taken out of. None: it was forgotten
+    /// before.
+    pub fn remove(&self, connection: &Connection) -> Option<Vec<RoomName>> {
         let mut state = connection.state.lock();
         if std::mem::replace(&mut state.is_gone, true) {
-            return Vec::new();
+            return None;
         }
         let rooms = state.rooms.keys().cloned().collect();
         drop(state);
@@ -202,7 +237,75 @@ impl Hub {
         if self.connections[connection.id.shard(SHARDS)].lock().remove(&connection.id).is_some() {
             self.n_connections.fetch_sub(1, Ordering::Relaxed);
         }
-        rooms
+        Some(rooms)
+    }
+
+    /// Takes a place in a room for a connection that is about to join it, so
+    /// that nobody else joins it there meanwhile.
+    ///
+    /// # Errors
+    /// Why it cannot join.
+    pub fn reserve(&self, connection: &Connection, room: &RoomName, max: usize) -> Result<(), NotAdded> {
+        let mut state = connection.state.lock();
+        if state.is_gone {
+            return Err(NotAdded::Gone);
+        }
+        if state.rooms.contains_key(room) || state.joining.contains(room) {
+            return Err(NotAdded::Already);
+        }
+        if state.rooms.len() + state.joining.len() >= max {
+            return Err(NotAdded::Limit);
+        }
+        state.joining.insert(Arc::clone(room));
+        Ok(())
+    }
+
+    /// Gives up a place that was taken.
+    pub fn give_up(&self, connection: &Connection, room: &str) {
+        connection.state.lock().joining.remove(room);
+    }
+
+    /// Lets a member that was held hear the room: `greeting` first, then what
+    /// came meanwhile and stands behind `position`. False: too much came, or it
+    /// has left.
+    pub fn release(
+        &self,
+        connection: &Connection,
+        room: &str,
+        position: &Position,
+        greeting: Option<&Bytes>,
+        is_positioned: bool,
+        batch: &mut Batch<'_>,
+    ) -> bool {
+        let mut rooms = self.at(&self.rooms, room).lock();
+        let Some(room) = rooms.get_mut(room) else { return false };
+        let is_alone = room.members().len() == 1;
+        match &mut room.position {
+            // Another epoch is found by the next message, or by a look.
+            Some(known) if known.epoch != position.epoch || known.offset >= position.offset => {}
+            // Members that were here before hear what lies between as it
+            // comes, or as it is repaired.
+            Some(_) if !is_alone => {}
+            known => *known = Some(position.clone()),
+        }
+        let Some(member) = room.member_mut(connection.id) else { return false };
+        let Stand::Held(waiting) = std::mem::take(&mut member.stand) else { return false };
+        if waiting.is_over {
+            member.stand = Stand::Held(waiting);
+            return false;
+        }
+        member.stand = Stand::Positioned(position.offset);
+        if !is_positioned {
+            member.stand = Stand::Live;
+        }
+        if let Some(greeting) = greeting {
+            put(&member.outbox, greeting, batch);
+        }
+        let Waiting { frames, .. } = waiting;
+        for (_, frame) in frames.iter().filter(|(offset, _)| *offset == 0 || *offset > position.offset) {
+            put(&member.outbox, frame, batch);
+        }
+        true
     }
 
     /// Puts a connection into a room, unless it is in `max` rooms, and tells
@@ -216,10 +319,12 @@ impl Hub {
         room: &RoomName,
         membership: Membership,
         max: usize,
+        stand: Stand,
         told: &Told<'_>,
         batch: &mut Batch<'_>,
     ) -> Result<(), NotAdded> {
         let mut state = connection.state.lock();
+        state.joining.remove(room);
         if state.is_gone {
             return Err(NotAdded::Gone);
         }
@@ -235,6 +340,7 @@ impl Hub {
             outbox: Arc::clone(&connection.outbox),
             connection: Arc::clone(connection),
             room_info: Arc::clone(&membership.info),
+            stand,
         };
         state.rooms.insert(Arc::clone(room), membership);
         let mut rooms = self.at(&self.rooms, room).lock();
@@ -242,7 +348,7 @@ impl Hub {
             self.n_rooms.fetch_add(1, Ordering::Relaxed);
             Room::default()
         });
-        told.tell(&connection.outbox, members, batch);
+        told.tell(connection, members, batch);
         members.join(member);
         Ok(())
     }
@@ -266,7 +372,7 @@ impl Hub {
         let mut rooms = self.at(&self.rooms, name).lock();
         let Some(room) = rooms.get_mut(name) else { return };
         room.leave(connection.id);
-        told.tell(&connection.outbox, room, batch);
+        told.tell(connection, room, batch);
         if room.is_empty() {
             rooms.remove(name);
             self.n_rooms.fetch_sub(1, Ordering::Relaxed);
@@ -284,13 +390,76 @@ impl Hub {
     ) -> Delivered {
         let mut delivered = Delivered::default();
         // Under the lock, so that all members see one order.
-        let rooms = self.at(&self.rooms, room).lock();
-        for member in rooms.get(room).map_or(&[][..], Room::members) {
+        let mut rooms = self.at(&self.rooms, room).lock();
+        for member in rooms.get_mut(room).map_or(&mut [][..], Room::members_mut) {
             if seen.is_new(member.id) {
-                delivered += put(&member.outbox, broadcast.frame(member.encoding), batch);
+                delivered += member.hear(0, broadcast.frame(member.encoding), batch);
             }
         }
         delivered
+    }
+
+    /// Appends a message with a place in the room's history to the outbox of
+    /// each member, if it is the next one. The first that a room hears is.
+    pub fn deliver_at(
+        &self,
+        room: &str,
+        position: &Position,
+        broadcast: &Broadcast<'_>,
+        batch: &mut Batch<'_>,
+    ) -> Placed {
+        let mut rooms = self.at(&self.rooms, room).lock();
+        let Some(room) = rooms.get_mut(room) else { return Placed::Nobody };
+        match &room.position {
+            Some(known) if known.epoch != position.epoch || position.offset > known.offset + 1 => return Placed::Gap,
+            Some(known) if position.offset <= known.offset => return Placed::Before,
+            _ => {}
+        }
+        room.position = Some(position.clone());
+        let mut delivered = Delivered::default();
+        for member in room.members_mut() {
+            delivered += member.hear(position.offset, broadcast.frame(member.encoding), batch);
+        }
+        Placed::Delivered(delivered)
+    }
+
+    /// Up to where a room's members have heard its history.
+    #[must_use]
+    pub fn position(&self, room: &str) -> Option<Position> {
+        self.at(&self.rooms, room).lock().get(room)?.position.clone()
+    }
+
+    /// Members have heard everything up to `position`, or never will. Those who
+    /// would notice are returned if `is_lost`.
+    pub fn set_position(&self, room: &str, position: &Position, is_lost: bool) -> Vec<Arc<Connection>> {
+        let mut rooms = self.at(&self.rooms, room).lock();
+        let Some(room) = rooms.get_mut(room) else { return Vec::new() };
+        room.position = Some(position.clone());
+        let notices = |member: &&Member| matches!(member.stand, Stand::Positioned(_));
+        if is_lost {
+            return room.members().iter().filter(notices).map(|member| Arc::clone(&member.connection)).collect();
+        }
+        Vec::new()
+    }
+
+    /// The rooms with members that stand somewhere in a history.
+    #[must_use]
+    pub fn positions(&self) -> Vec<(RoomName, Position)> {
+        let standing = |shard: &Mutex<HashMap<RoomName, Room>>| {
+            let rooms = shard.lock();
+            let found = rooms.iter().filter_map(|(name, room)| Some((Arc::clone(name), room.position.clone()?)));
+            found.collect::<Vec<_>>()
+        };
+        self.rooms.iter().flat_map(standing).collect()
+    }
+
+    /// The users with their connections.
+    #[must_use]
+    pub fn users(&self) -> Vec<(UserId, Vec<Arc<Connection>>)> {
+        let each = |shard: &Mutex<HashMap<UserId, Vec<Arc<Connection>>>>| {
+            shard.lock().iter().map(|(user, devices)| (Arc::clone(user), devices.clone())).collect::<Vec<_>>()
+        };
+        self.users.iter().flat_map(each).collect()
     }
 
     /// Appends a push to the outbox of each of `connections` that has not
@@ -335,6 +504,19 @@ impl Hub {
         let rooms = self.at(&self.rooms, room).lock();
         let members = rooms.get(room).map_or(&[][..], Room::members);
         members.iter().map(|member| Arc::clone(&member.connection)).collect()
+    }
+
+    /// The rooms that have members.
+    #[must_use]
+    pub fn rooms(&self) -> Vec<RoomName> {
+        self.rooms.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// True if a connection is in a room, be it that it is counted there a
+    /// little longer than it lives.
+    #[must_use]
+    pub fn is_in(&self, room: &str, id: ConnectionId) -> bool {
+        self.at(&self.rooms, room).lock().get(room).is_some_and(|room| room.has(id))
     }
 
     /// The rooms that have members and match.

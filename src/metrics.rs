@@ -15,7 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::plugin::{FailureKind, Hook};
+use crate::{
+    cluster::ClusterMetrics,
+    plugin::{FailureKind, Hook},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HookLabels {
@@ -78,6 +81,8 @@ pub struct Metrics {
     reloads: Family<OutcomeLabel, Counter>,
     /// The pipeline's generation.
     pub generation: Gauge,
+    /// Between instances.
+    pub cluster: ClusterMetrics,
 }
 
 fn hook_histogram() -> Histogram {
@@ -114,6 +119,7 @@ impl Metrics {
             plugin_generation: Family::default(),
             reloads: Family::default(),
             generation: Gauge::default(),
+            cluster: ClusterMetrics::default(),
         };
         let mut registry = Registry::with_prefix("wayleave");
         let m = &metrics;
@@ -134,6 +140,21 @@ impl Metrics {
         registry.register("plugin_generation", "How often a plugin was replaced", m.plugin_generation.clone());
         registry.register("reloads", "Reloads by outcome", m.reloads.clone());
         registry.register("generation", "Generation of the pipeline", m.generation.clone());
+        let c = &m.cluster;
+        registry.register("bus_sent", "Frames sent to other instances", c.sent.clone());
+        registry.register("bus_received", "Frames heard from the bus, own ones among them", c.received.clone());
+        registry.register("bus_received_bytes", "Bytes of frames heard from the bus", c.received_bytes.clone());
+        registry.register("bus_missed", "Messages of live rooms that were lost on the bus", c.missed.clone());
+        registry.register("bus_dropped", "Frames and commands that came to nothing, by reason", c.drops.clone());
+        registry.register("bus_links_lost", "Connections to Redis that were lost, by role", c.lost.clone());
+        registry.register("bus_topics", "Channels that are heard or wanted", c.topics.clone());
+        registry.register("bus_up", "1 while Redis can be used in both directions", c.up.clone());
+        registry.register("history_repaired", "Messages read from history since they did not come", c.repaired.clone());
+        registry.register("history_unrepaired", "Members told that messages are lost to them", c.unrepaired.clone());
+        registry.register("instances", "Instances that are alive", c.instances.clone());
+        registry.register("sweeps", "Cleaning up after dead instances, by outcome", c.sweeps.clone());
+        registry.register("sweeps_fenced", "Cleanings up that found a newer claim", c.fenced.clone());
+        registry.register("deposed", "Times at which others had taken this one for dead", c.deposed.clone());
         metrics.registry = Arc::new(registry);
         metrics
     }

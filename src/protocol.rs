@@ -8,7 +8,10 @@ use std::{borrow::Cow, cell::OnceCell};
 
 use bytes::Bytes;
 
-use crate::id::{RoomName, UserId};
+use crate::{
+    id::{RoomName, UserId},
+    room::Position,
+};
 
 pub mod centrifuge;
 pub mod codes;
@@ -32,6 +35,9 @@ pub struct Request<'a> {
     pub command: Command<'a>,
 }
 
+/// A name and value that a message carries.
+pub type Tag<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// A body as it stands on the wire: a JSON text.
 pub type Data<'a> = Option<&'a str>;
 
@@ -48,6 +54,8 @@ pub enum Command<'a> {
         token: Cow<'a, str>,
         /// Anything, for the plugins.
         data: Data<'a>,
+        /// What it has seen already, if it wants what it missed.
+        recover: Option<Seen<'a>>,
     },
     /// Leave a room.
     Leave {
@@ -71,6 +79,17 @@ pub enum Command<'a> {
         /// The room.
         room: Cow<'a, str>,
     },
+    /// What a room has kept.
+    History {
+        /// The room.
+        room: Cow<'a, str>,
+        /// How many messages; 0: only the position.
+        limit: usize,
+        /// Behind which place, or before it in reverse.
+        since: Option<Seen<'a>>,
+        /// The newest first.
+        reverse: bool,
+    },
     /// Call a plugin and wait for its reply.
     Call {
         /// The plugin's own name for it.
@@ -91,6 +110,15 @@ pub enum Command<'a> {
     Unsupported,
 }
 
+/// Up to where somebody has seen a room's messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen<'a> {
+    /// Of which history.
+    pub epoch: Cow<'a, str>,
+    /// The last message.
+    pub offset: u64,
+}
+
 /// How a connection introduces itself.
 #[derive(Debug, Default)]
 pub struct Hello<'a> {
@@ -102,6 +130,8 @@ pub struct Hello<'a> {
     pub name: Cow<'a, str>,
     /// Its version.
     pub version: Cow<'a, str>,
+    /// What it has seen of rooms that the server joins it to.
+    pub seen: Vec<(Cow<'a, str>, Seen<'a>)>,
 }
 
 /// A body inside the gateway.
@@ -152,14 +182,18 @@ pub enum Reply<'a> {
     /// To `Connect`.
     Connected(Welcome<'a>),
     /// To `Join`.
-    Joined {
-        /// From the admission: a JSON text.
-        data: Data<'a>,
-    },
+    Joined(JoinedRoom<'a>),
     /// To `Leave`.
     Left,
     /// To `Publish`.
     Published,
+    /// To `History`.
+    History {
+        /// The newest message's place.
+        position: &'a Position,
+        /// What was asked for.
+        publications: &'a [PastPublication],
+    },
     /// To `Presence`.
     Presence(Vec<MemberInfo>),
     /// To `PresenceStats`.
@@ -187,7 +221,35 @@ pub struct Welcome<'a> {
     /// Pings must be answered.
     pub pong: bool,
     /// Rooms that the server joined it to.
-    pub rooms: &'a [(RoomName, Option<String>)],
+    pub rooms: &'a [(RoomName, JoinedRoom<'a>)],
+}
+
+/// What somebody is told who is in a room now.
+#[derive(Debug, Clone, Default)]
+pub struct JoinedRoom<'a> {
+    /// From the admission: a JSON text.
+    pub data: Option<Cow<'a, str>>,
+    /// Where it stands in the room's history, if it can recover there.
+    pub position: Option<Position>,
+    /// What it has missed.
+    pub publications: Vec<PastPublication>,
+    /// It has asked for that.
+    pub was_recovering: bool,
+    /// That is all it has missed.
+    pub recovered: bool,
+}
+
+/// A message from a room's history.
+#[derive(Debug, Clone)]
+pub struct PastPublication {
+    /// Its place.
+    pub offset: u64,
+    /// The message: a JSON text.
+    pub data: String,
+    /// The sender, if a client sent it.
+    pub sender: Option<MemberInfo>,
+    /// What handled it.
+    pub tags: Vec<Tag<'static>>,
 }
 
 /// What the server says without being asked.
@@ -202,7 +264,9 @@ pub enum Push<'a> {
         /// The sender, if a client sent it.
         sender: Option<&'a MemberInfo>,
         /// What handled it, for rooms that are stamped.
-        tags: &'a [(&'static str, String)],
+        tags: &'a [Tag<'a>],
+        /// Its place in the room's history, if the room has one.
+        offset: u64,
     },
     /// Somebody came.
     Joined {
@@ -222,8 +286,8 @@ pub enum Push<'a> {
     YouJoined {
         /// The room.
         room: &'a str,
-        /// From the admission: a JSON text.
-        data: Data<'a>,
+        /// What it is told.
+        joined: &'a JoinedRoom<'a>,
     },
     /// The server took this connection out of a room.
     YouLeft {

@@ -7,15 +7,22 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{PublishRight, RoomConfig, Target, Template},
+    cluster::Cluster,
+    config::{HistoryConfig, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
     id::{BootId, MessageId, MessageIds},
     metrics::Metrics,
     plugin::{Answer, Caller, Delivery, Failure, MessageView, Plugin, Policy, Routing, Verdict},
-    protocol::{MemberInfo, Payload, Refusal},
+    protocol::{MemberInfo, PastPublication, Payload, Refusal, Seen},
+    room::{
+        Position,
+        history::{Appended, MemoryHistory, RECOVERY_MAX, Range, Reading},
+    },
     session::flusher::{Batch, Flusher},
 };
 
@@ -23,11 +30,15 @@ mod actions;
 mod connect;
 mod deliver;
 mod join;
+mod remote;
+mod repair;
 
 pub use self::{
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
+    remote::Remote,
 };
+use self::{remote::Recent, repair::Repairs};
 
 /// The most members that one answer lists. A larger room can be counted; its
 /// list would be a megabyte in the outbox of whoever asks.
@@ -63,17 +74,62 @@ pub struct Router {
     pub boot: BootId,
     /// Names it to clients.
     pub instance: String,
+    /// The other instances; None: there are none.
+    pub cluster: Option<Arc<Cluster>>,
     generation: ArcSwap<Generation>,
     ids: MessageIds,
+    /// What rooms keep, without a cluster.
+    memory: MemoryHistory,
+    /// Deliveries that have come on one channel and may come on another.
+    recent: Mutex<Recent>,
+    /// Rooms whose members are being told what has not come.
+    repairs: Repairs,
+    /// What is under way beside the sessions.
+    pub tasks: TaskTracker,
+    /// Cancelled when the instance begins to end.
+    pub stop: CancellationToken,
 }
+
+/// What a publish came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// It is on its way.
+    Now,
+    /// The answer comes when it is kept.
+    Later,
+}
+
+/// Who is told when a message is kept, or could not be.
+pub type OnKept = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
 
 impl Router {
     /// A router for a first generation.
     #[must_use]
-    pub fn new(hub: Arc<Hub>, flusher: Arc<Flusher>, metrics: Metrics, generation: Arc<Generation>) -> Self {
-        let boot = BootId::random();
-        let instance = boot.to_string();
-        Self { boot, hub, flusher, metrics, instance, generation: ArcSwap::new(generation), ids: MessageIds::new() }
+    pub fn new(
+        boot: BootId,
+        hub: Arc<Hub>,
+        flusher: Arc<Flusher>,
+        metrics: Metrics,
+        generation: Arc<Generation>,
+        cluster: Option<Arc<Cluster>>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            hub,
+            flusher,
+            metrics,
+            boot,
+            instance: boot.to_string(),
+            cluster,
+            generation: ArcSwap::new(generation),
+            ids: MessageIds::new(),
+            memory: MemoryHistory::default(),
+            recent: Mutex::default(),
+            repairs: Repairs::default(),
+            tasks,
+            stop,
+        }
     }
 
     /// The generation in force. Take it once for each thing to be done.
@@ -88,17 +144,19 @@ impl Router {
         self.generation.store(generation);
     }
 
-    /// A client sends a message to a room.
+    /// A client sends a message to a room. `on_kept` answers it if it has to be
+    /// kept elsewhere first.
     ///
     /// # Errors
     /// Why nobody gets it.
     pub fn publish(
-        &self,
+        self: &Arc<Self>,
         from: &Arc<Connection>,
         room: &str,
         data: &str,
+        on_kept: impl FnOnce(Result<Appended, Refusal>) + Send + 'static,
         batch: &mut Batch<'_>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Published, Refusal> {
         let generation = self.generation.load();
         join::check_name(room, generation.config.limits.name_length)?;
         let (entry, pipeline) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
@@ -116,12 +174,11 @@ impl Router {
             deliveries: Vec::new(),
         };
         if !run_hooks(pipeline, &mut envelope)? {
-            return Ok(());
+            return Ok(Published::Now);
         }
         run_routes(&generation, &mut envelope);
         self.metrics.published.inc();
-        self.deliver(&generation, &envelope, &pipeline.stamp, batch);
-        Ok(())
+        self.deliver(&generation, &envelope, &pipeline.stamp, on_kept, batch)
     }
 
     /// A client calls a plugin; the first that knows the method answers. The
@@ -130,7 +187,7 @@ impl Router {
     /// # Errors
     /// Why there is no answer.
     pub fn call(
-        &self,
+        self: &Arc<Self>,
         from: &Arc<Connection>,
         method: &str,
         data: Option<&str>,
@@ -154,25 +211,93 @@ impl Router {
         Err(Refusal::METHOD_NOT_FOUND)
     }
 
-    /// Who is in a room.
+    /// Who is in a room, on all instances.
     ///
     /// # Errors
-    /// If the client may not know.
-    pub fn presence(&self, from: &Connection, room: &str) -> Result<Vec<MemberInfo>, Refusal> {
+    /// If the client may not know, or nobody knows right now.
+    pub async fn presence(&self, from: &Connection, room: &str) -> Result<Vec<MemberInfo>, Refusal> {
         self.may_see(from, room)?;
-        if self.hub.count(room).0 > PRESENCE_MAX {
+        if self.count(room).await?.0 > PRESENCE_MAX {
             return Err(Refusal::LIMIT_EXCEEDED);
         }
-        Ok(self.hub.members(room, PRESENCE_MAX))
+        let Some(cluster) = self.shared(room) else { return Ok(self.hub.members(room, PRESENCE_MAX)) };
+        Ok(cluster.members(room, None, PRESENCE_MAX).await.map_err(remote::refusal)?.members)
     }
 
-    /// How many connections and users are in a room.
+    /// How many connections and users are in a room, on all instances.
     ///
     /// # Errors
-    /// If the client may not know.
-    pub fn presence_stats(&self, from: &Connection, room: &str) -> Result<(usize, usize), Refusal> {
+    /// If the client may not know, or nobody knows right now.
+    pub async fn presence_stats(&self, from: &Connection, room: &str) -> Result<(usize, usize), Refusal> {
         self.may_see(from, room)?;
-        Ok(self.hub.count(room))
+        self.count(room).await
+    }
+
+    async fn count(&self, room: &str) -> Result<(usize, usize), Refusal> {
+        match self.shared(room) {
+            Some(cluster) => cluster.count(room).await.map_err(remote::refusal),
+            None => Ok(self.hub.count(room)),
+        }
+    }
+
+    /// The cluster, if the members of this room are registered there.
+    fn shared(&self, room: &str) -> Option<&Arc<Cluster>> {
+        let generation = self.generation.load();
+        let is_registered = generation.room(room).is_some_and(|(entry, _)| is_registered(entry));
+        self.cluster.as_ref().filter(|_| is_registered && !is_personal(&generation, room))
+    }
+
+    /// What a room has kept.
+    ///
+    /// # Errors
+    /// If the room keeps nothing, the client may not know, or what it has seen
+    /// cannot be continued.
+    pub async fn history(
+        &self,
+        from: &Connection,
+        room: &str,
+        limit: usize,
+        since: Option<Seen<'_>>,
+        reverse: bool,
+    ) -> Result<(Position, Vec<PastPublication>), Refusal> {
+        let generation = self.generation.load_full();
+        let (entry, _) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
+        from.membership(room).ok_or(Refusal::PERMISSION_DENIED)?;
+        self.past(entry, room, limit, since, reverse).await
+    }
+
+    /// The same for the server itself.
+    ///
+    /// # Errors
+    /// If the room keeps nothing, or what was seen cannot be continued.
+    pub async fn past(
+        &self,
+        entry: &RoomConfig,
+        room: &str,
+        limit: usize,
+        since: Option<Seen<'_>>,
+        reverse: bool,
+    ) -> Result<(Position, Vec<PastPublication>), Refusal> {
+        let keep = entry.history.ok_or(Refusal::NOT_AVAILABLE)?;
+        let limit = limit.min(RECOVERY_MAX);
+        let offset = since.as_ref().map(|since| since.offset);
+        let range = match (limit, reverse) {
+            (0, _) => Range::Nothing,
+            (_, true) => Range::Reverse { since: offset, limit },
+            (_, false) => Range::Forward { since: offset, limit },
+        };
+        let reading = self.read(room, range, keep).await?;
+        if since.is_some_and(|since| !since.epoch.is_empty() && !reading.continues(&since.epoch, since.offset)) {
+            return Err(Refusal::UNRECOVERABLE);
+        }
+        Ok((reading.position(), reading.messages.iter().filter_map(remote::past_publication).collect()))
+    }
+
+    async fn read(&self, room: &str, range: Range, keep: HistoryConfig) -> Result<Reading, Refusal> {
+        match &self.cluster {
+            Some(cluster) => cluster.read(room, range, keep).await.map_err(remote::refusal),
+            None => Ok(self.memory.read(room, range, keep)),
+        }
     }
 
     fn may_see(&self, from: &Connection, room: &str) -> Result<(), Refusal> {
@@ -182,6 +307,11 @@ impl Router {
         let membership = from.membership(room).ok_or(Refusal::PERMISSION_DENIED)?;
         if membership.presence.or(entry.presence) { Ok(()) } else { Err(Refusal::NOT_AVAILABLE) }
     }
+}
+
+/// True if all instances shall know who is in such a room.
+fn is_registered(entry: &RoomConfig) -> bool {
+    entry.presence || entry.join_leave
 }
 
 fn may_publish(entry: &RoomConfig, membership: Option<&Membership>) -> bool {

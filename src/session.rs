@@ -33,7 +33,8 @@ use crate::{
     id::ConnectionId,
     plugin::JoinView,
     protocol::{Close, Command, Encoding, Push, Refusal, Reply, Request, centrifuge},
-    router::{Newcomer, NotConnected, Router},
+    room::history::Appended,
+    router::{Newcomer, NotConnected, Published, Router},
 };
 
 /// Runs a connection from its upgrade to its end. `early` is what the client
@@ -96,7 +97,7 @@ async fn handshake(
                 if stop.is_cancelled() {
                     return Err(Close::SHUTDOWN);
                 }
-                let Some(mut session) = hello(router, &newcomer, request, &mut batch)? else {
+                let Some(mut session) = hello(router, &newcomer, request, &mut batch).await? else {
                     refused += 1;
                     if refused >= HELLOS_MAX {
                         return Err(Close::TOO_MANY_ERRORS);
@@ -131,7 +132,7 @@ const HELLOS_MAX: u32 = 5;
 
 /// One command of somebody who is nobody yet: it must be a hello. None: it was
 /// refused, and another may follow.
-fn hello(
+async fn hello(
     router: &Arc<Router>,
     newcomer: &Newcomer,
     request: Result<Request<'_>, centrifuge::NotTheProtocol>,
@@ -140,7 +141,7 @@ fn hello(
     let request = understood(request)?;
     let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
     router.metrics.command("connect");
-    match router.connect(newcomer, request.id, &hello, batch) {
+    match router.connect(newcomer, request.id, &hello, batch).await {
         Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, expires_at))),
         Err(NotConnected::Closed(close)) => Err(close),
         Err(NotConnected::Refused(refusal)) => {
@@ -167,6 +168,7 @@ async fn serve(wire: &mut Wire, mut session: Session) -> Close {
             Input::Ended(close) => Err(close),
         };
         if let Err(close) = step {
+            session.may_return = close.may_return();
             return close;
         }
     }
@@ -184,12 +186,14 @@ struct Session {
     pong_timeout: Option<Duration>,
     commands: Bucket,
     expires: Option<Instant>,
+    /// The client did not mean to end it.
+    may_return: bool,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let mut batch = Batch::new(&self.router.flusher);
-        self.router.disconnected(&self.connection, &mut batch);
+        self.router.disconnected(&self.connection, self.may_return, &mut batch);
     }
 }
 
@@ -208,6 +212,7 @@ impl Session {
             pong_timeout: server.require_pong.then_some(server.pong_timeout),
             commands: Bucket::new(now, generation.config.limits.commands_burst),
             expires: expires_at.map(left),
+            may_return: true,
         }
     }
 
@@ -256,7 +261,6 @@ impl Session {
 
     /// One command. It is async since a room may have to be announced to
     /// others before a join is acknowledged.
-    #[expect(clippy::unused_async, reason = "the seam for rooms that are shared between instances")]
     async fn on_request(
         &mut self,
         request: Result<Request<'_>, centrifuge::NotTheProtocol>,
@@ -283,22 +287,40 @@ impl Session {
                 }
                 return Ok(());
             }
-            Command::Join { room, token, data } => {
+            Command::Join { room, token, data, recover } => {
                 let join = JoinView { room: &room, token: &token, data };
                 // Its good answer is sent on the way, at the right moment.
-                self.router.join(&self.connection, id, join, batch).map(|()| None)
+                self.router.join(&self.connection, id, join, recover, batch).await.map(|()| None)
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
             Command::Publish { room, data } => {
-                self.router.publish(&self.connection, &room, data, batch).map(|()| Some(Reply::Published))
+                let on_kept = self.answer_later(id);
+                match self.router.publish(&self.connection, &room, data, on_kept, batch) {
+                    Ok(Published::Now) => Ok(Some(Reply::Published)),
+                    Ok(Published::Later) => Ok(None),
+                    Err(refusal) => Err(refusal),
+                }
             }
             Command::Presence { room } => {
-                self.router.presence(&self.connection, &room).map(|members| Some(Reply::Presence(members)))
+                batch.flush();
+                self.router.presence(&self.connection, &room).await.map(|members| Some(Reply::Presence(members)))
             }
-            Command::PresenceStats { room } => self
-                .router
-                .presence_stats(&self.connection, &room)
-                .map(|(connections, users)| Some(Reply::PresenceStats { connections, users })),
+            Command::PresenceStats { room } => {
+                batch.flush();
+                let stats = self.router.presence_stats(&self.connection, &room).await;
+                stats.map(|(connections, users)| Some(Reply::PresenceStats { connections, users }))
+            }
+            Command::History { room, limit, since, reverse } => {
+                batch.flush();
+                match self.router.history(&self.connection, &room, limit, since, reverse).await {
+                    Ok((position, publications)) => {
+                        let reply = Reply::History { position: &position, publications: &publications };
+                        self.put_list(id, &reply, batch);
+                        Ok(None)
+                    }
+                    Err(refusal) => Err(refusal),
+                }
+            }
             Command::Call { method, data } => match self.router.call(&self.connection, &method, data, batch) {
                 Ok(data) => {
                     self.put(&self.connection.encoding.reply(id, &Reply::Called(&data)), batch);
@@ -312,19 +334,39 @@ impl Session {
         match answer {
             Ok(None) => {}
             Ok(Some(reply)) => {
-                let frame = self.connection.encoding.reply(id, &reply);
-                // Who asks for a long list must not be closed as slow for it.
-                if matches!(reply, Reply::Presence(_))
-                    && frame.len() > self.router.generation().config.limits.outbox / 2
-                {
-                    self.refuse(id, &Refusal::LIMIT_EXCEEDED, batch);
-                } else {
-                    self.put(&frame, batch);
-                }
+                self.put_list(id, &reply, batch);
             }
             Err(refusal) => self.refuse(id, &refusal, batch),
         }
         Ok(())
+    }
+
+    /// Who asks for a long list must not be closed as slow for it.
+    fn put_list(&self, id: u32, reply: &Reply<'_>, batch: &mut Batch<'_>) {
+        let frame = self.connection.encoding.reply(id, reply);
+        if frame.len() > self.connection.outbox.max() / 2 {
+            self.refuse(id, &Refusal::LIMIT_EXCEEDED, batch);
+        } else {
+            self.put(&frame, batch);
+        }
+    }
+
+    /// Answers a publish when it is kept, wherever that is noticed.
+    fn answer_later(&self, id: u32) -> impl FnOnce(Result<Appended, Refusal>) + Send + 'static {
+        let (router, connection) = (Arc::clone(&self.router), Arc::clone(&self.connection));
+        move |kept| {
+            if router.cluster.is_none() {
+                return;
+            }
+            let frame = match kept {
+                Ok(_) => connection.encoding.reply(id, &Reply::Published),
+                Err(refusal) => {
+                    router.metrics.refused(refusal.code);
+                    connection.encoding.refusal(id, &refusal)
+                }
+            };
+            connection.outbox.put(&frame, &mut Batch::new(&router.flusher));
+        }
     }
 
     fn may_ask(&mut self) -> Taken {
@@ -360,6 +402,7 @@ fn name(command: &Command<'_>) -> &'static str {
         Command::Publish { .. } => "publish",
         Command::Presence { .. } => "presence",
         Command::PresenceStats { .. } => "presence_stats",
+        Command::History { .. } => "history",
         Command::Call { .. } => "rpc",
         Command::Send { .. } => "send",
         Command::Ping => "ping",

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{BootId, RoomName},
     plugin::Delivery,
-    protocol::{MemberInfo, Payload},
+    protocol::{MemberInfo, Payload, Tag},
+    room::Position,
 };
 
 /// The version that this build writes and reads.
@@ -72,7 +73,7 @@ pub struct Publication<'a> {
     pub payload: Data<'a>,
     /// What handled it.
     #[serde(borrow)]
-    pub tags: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub tags: Vec<Tag<'a>>,
 }
 
 /// A body of a message.
@@ -121,7 +122,7 @@ pub struct Routed<'a> {
     pub payload: Data<'a>,
     /// What handled it.
     #[serde(borrow)]
-    pub tags: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub tags: Vec<Tag<'a>>,
 }
 
 /// Who came and went, in one room.
@@ -222,15 +223,6 @@ pub struct Change<'a> {
     pub is_whole: bool,
 }
 
-/// Where a message stands in its room's history.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// Which history: another epoch, another count.
-    pub epoch: std::sync::Arc<str>,
-    /// From 1, without a hole.
-    pub offset: u64,
-}
-
 /// A frame that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unread {
@@ -329,7 +321,7 @@ impl<'a> Routed<'a> {
         delivery: &'a Delivery,
         payload: &'a Payload,
         sender: Option<&'a MemberInfo>,
-        tags: &'a [(&'static str, String)],
+        tags: &'a [Tag<'a>],
     ) -> Self {
         Self {
             id,
@@ -344,8 +336,8 @@ impl<'a> Routed<'a> {
 
 /// Tags for a frame.
 #[must_use]
-pub fn borrowed<'a>(tags: &'a [(&'static str, String)]) -> Vec<(Cow<'a, str>, Cow<'a, str>)> {
-    tags.iter().map(|(name, value)| (Cow::Borrowed(*name), Cow::Borrowed(value.as_str()))).collect()
+pub fn borrowed<'a>(tags: &'a [Tag<'_>]) -> Vec<Tag<'a>> {
+    tags.iter().map(|(name, value)| (Cow::Borrowed(name.as_ref()), Cow::Borrowed(value.as_ref()))).collect()
 }
 
 #[cfg(test)]

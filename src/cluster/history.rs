@@ -7,12 +7,16 @@ use redis::Value;
 
 use super::{
     BusError, Cluster,
-    envelope::{Body, Frame, Position},
+    envelope::{Body, Frame},
+    pipeline::Done,
     script,
 };
 use crate::{
     config::HistoryConfig,
-    room::history::{Appended, COUNT_TTL, KEY_TTL, Kept, Range, Reading, new_epoch},
+    room::{
+        Position,
+        history::{Appended, COUNT_TTL, KEY_TTL, Kept, Range, Reading, new_epoch},
+    },
 };
 
 fn ms(duration: Duration) -> u64 {
@@ -25,18 +29,17 @@ fn garbled() -> BusError {
 
 impl Cluster {
     /// Keeps a message of a room and sends it to whoever hears the room, in
-    /// one step.
-    ///
-    /// # Errors
-    /// [`BusError::Unknown`]: it may have happened; the same with an
-    /// idempotency key does not happen twice.
-    pub async fn append(
+    /// one step; messages are kept in the order of these calls. `done` is told
+    /// what became of it, [`BusError::Unknown`] if it may have happened: the
+    /// same with an idempotency key does not happen twice.
+    pub fn append(
         &self,
         room: &str,
         body: Body<'_>,
         keep: HistoryConfig,
         key: Option<&str>,
-    ) -> Result<Appended, BusError> {
+        done: impl FnOnce(Result<Appended, BusError>) + Send + 'static,
+    ) {
         let frame = Frame { origin: self.boot, body }.encode();
         let (about, stream) = (self.keys.room(room, "about"), self.keys.room(room, "stream"));
         let noted = key.map(|key| self.keys.room(room, &format!("key:{key}")));
@@ -54,9 +57,8 @@ impl Cluster {
             &ms(KEY_TTL),
         ];
         self.metrics.sent.inc();
-        let answer = self.write(script::APPEND.with(&keys, &arguments), &about).await?;
-        let (is_new, offset, epoch): (u8, u64, String) = redis::from_redis_value(answer).map_err(|_| garbled())?;
-        Ok(Appended { position: Position { epoch: epoch.into(), offset }, is_new: is_new == 1 })
+        let command = script::APPEND.with(&keys, &arguments);
+        self.pipeline.put(command, about, Done::Call(Box::new(move |answer| done(answer.and_then(appended)))));
     }
 
     /// Reads what a room keeps.
@@ -102,6 +104,11 @@ impl Cluster {
         command.arg(&stream);
         self.write(command, &stream).await.map(|_| ())
     }
+}
+
+fn appended(answer: Value) -> Result<Appended, BusError> {
+    let (is_new, offset, epoch): (u8, u64, String) = redis::from_redis_value(answer).map_err(|_| garbled())?;
+    Ok(Appended { position: Position { epoch: epoch.into(), offset }, is_new: is_new == 1 })
 }
 
 fn parse(answer: Value) -> Result<Reading, BusError> {

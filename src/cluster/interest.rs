@@ -200,8 +200,8 @@ mod tests {
         assert!(matches!(interest.hold(&room, Of::Instances).0, Held::Heard));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_channel_is_left_a_little_after_the_last() {
+    #[test]
+    fn a_channel_is_left_a_little_after_the_last() {
         let mut interest = Interest::default();
         let room = topic("r");
         drop(interest.hold(&room, Of::Instances));

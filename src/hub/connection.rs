@@ -1,6 +1,11 @@
 //! One identified connection, as the hub and the router see it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    any::Any,
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -26,6 +31,8 @@ pub struct Connection {
     pub outbox: Arc<Outbox>,
     /// Taken before a room's lock, never the other way round.
     pub(super) state: Mutex<State>,
+    /// What keeps its user heard.
+    pub kept: Kept,
 }
 
 #[derive(Debug)]
@@ -33,12 +40,32 @@ pub(super) struct State {
     /// JSON that presence and plugins see; may be empty.
     pub(super) info: Arc<str>,
     pub(super) rooms: HashMap<RoomName, Membership>,
+    /// Rooms that it is about to be in.
+    pub(super) joining: HashSet<RoomName>,
     /// It is gone from the hub, and no room may take it in any more.
     pub(super) is_gone: bool,
 }
 
+/// Something that must live as long as what it is given to.
+#[derive(Clone, Default)]
+pub struct Kept(Option<Arc<dyn Any + Send + Sync>>);
+
+impl Kept {
+    /// Keeps `thing` alive.
+    #[must_use]
+    pub fn new(thing: impl Any + Send + Sync) -> Self {
+        Self(Some(Arc::new(thing)))
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Kept(…)" } else { "Kept" })
+    }
+}
+
 /// What a connection may do in a room that it is in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Membership {
     /// May it publish?
     pub publish: Permission,
@@ -46,20 +73,29 @@ pub struct Membership {
     pub presence: Permission,
     /// JSON shown beside it in this room; may be empty.
     pub info: Arc<str>,
+    /// What keeps the room heard.
+    pub kept: Kept,
 }
 
 impl Connection {
     /// A connection that is in no room yet.
     #[must_use]
     pub fn new(id: ConnectionId, user: UserId, info: Arc<str>, encoding: Encoding, outbox: Arc<Outbox>) -> Self {
-        let state = State { info, rooms: HashMap::new(), is_gone: false };
-        Self { id, id_text: id.to_string().into(), user, encoding, outbox, state: Mutex::new(state) }
+        let state = State { info, rooms: HashMap::new(), joining: HashSet::new(), is_gone: false };
+        let kept = Kept::default();
+        Self { id, id_text: id.to_string().into(), user, encoding, outbox, state: Mutex::new(state), kept }
     }
 
     /// What it may do in a room; None: it is not in there.
     #[must_use]
     pub fn membership(&self, room: &str) -> Option<Membership> {
         self.state.lock().rooms.get(room).cloned()
+    }
+
+    /// The rooms that it is in.
+    #[must_use]
+    pub fn rooms(&self) -> Vec<RoomName> {
+        self.state.lock().rooms.keys().cloned().collect()
     }
 
     /// In how many rooms it is.

@@ -2,10 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
+
 use crate::{
     hub::Connection,
     id::{ConnectionId, UserId},
     protocol::Encoding,
+    room::Position,
     session::outbox::Outbox,
 };
 
@@ -18,6 +21,42 @@ pub(super) struct Member {
     pub(super) connection: Arc<Connection>,
     /// JSON of its admission.
     pub(super) room_info: Arc<str>,
+    /// Where it stands in the room's history.
+    pub(super) stand: Stand,
+}
+
+/// How far a member is with a room's messages.
+#[derive(Debug, Default)]
+pub enum Stand {
+    /// It hears what comes.
+    #[default]
+    Live,
+    /// It is being told what it has missed; what comes meanwhile waits here,
+    /// with its offset, or 0 if it has none.
+    Held(Waiting),
+    /// It hears what comes behind this offset, and is told when something is
+    /// lost to it.
+    Positioned(u64),
+}
+
+/// What waits for a member that is catching up.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    pub(super) frames: Vec<(u64, Bytes)>,
+    pub(super) bytes: usize,
+    /// More came than may wait.
+    pub(super) is_over: bool,
+}
+
+impl Waiting {
+    pub(super) fn put(&mut self, offset: u64, frame: &Bytes, max: usize) {
+        if self.is_over || self.bytes + frame.len() > max {
+            *self = Self { is_over: true, ..Self::default() };
+            return;
+        }
+        self.bytes += frame.len();
+        self.frames.push((offset, frame.clone()));
+    }
 }
 
 /// Who is in a room. A vector, since deliveries walk over it; the maps say
@@ -27,6 +66,8 @@ pub(super) struct Room {
     members: Vec<Member>,
     positions: HashMap<ConnectionId, usize>,
     users: HashMap<UserId, usize>,
+    /// Up to where its members have heard its history, if it has one.
+    pub(super) position: Option<Position>,
 }
 
 impl Room {
@@ -58,6 +99,25 @@ impl Room {
 
     pub(super) fn members(&self) -> &[Member] {
         &self.members
+    }
+
+    /// For deliveries: where members stand may change by them.
+    pub(super) fn members_mut(&mut self) -> &mut [Member] {
+        &mut self.members
+    }
+
+    pub(super) fn has(&self, id: ConnectionId) -> bool {
+        self.positions.contains_key(&id)
+    }
+
+    pub(super) fn member_mut(&mut self, id: ConnectionId) -> Option<&mut Member> {
+        let at = *self.positions.get(&id)?;
+        self.members.get_mut(at)
+    }
+
+    /// True if a user has a connection in here. Nobody in particular never has.
+    pub(super) fn has_user(&self, user: &UserId) -> bool {
+        !user.is_empty() && self.users.contains_key(user)
     }
 
     pub(super) fn n_users(&self) -> usize {

@@ -38,13 +38,18 @@ fn operation() -> impl Strategy<Value = Operation> {
 async fn connection(user: &str) -> Arc<Connection> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let id = ConnectionId::random();
+    let id = ConnectionId::random(crate::id::BootId(1));
     let outbox = Arc::new(Outbox::new(socket, 1 << 20, 0));
     Arc::new(Connection::new(id, user.into(), "".into(), Encoding::CentrifugeJson, outbox))
 }
 
 fn membership() -> Membership {
-    Membership { publish: Permission::Configured, presence: Permission::Configured, info: "".into() }
+    Membership {
+        publish: Permission::Configured,
+        presence: Permission::Configured,
+        info: "".into(),
+        kept: Kept::default(),
+    }
 }
 
 /// What the hub should hold, told by much simpler means.
@@ -99,7 +104,7 @@ fn apply(hub: &Hub, connections: &[Arc<Connection>], model: &mut Model, operatio
             }
         }
         Operation::Remove(n) => {
-            let rooms = hub.remove(&connections[n]);
+            let rooms = hub.remove(&connections[n]).unwrap_or_default();
             for room in &rooms {
                 assert!(hub.leave(&connections[n], room, &Told::default(), &mut batch).is_some());
             }
@@ -112,8 +117,15 @@ fn apply(hub: &Hub, connections: &[Arc<Connection>], model: &mut Model, operatio
             if !model.rooms.contains_key(&n) && !model.gone.contains(&n) {
                 return;
             }
-            let joined =
-                hub.join(&connections[n], &ROOMS[room].into(), membership(), MAX_ROOMS, &Told::default(), &mut batch);
+            let joined = hub.join(
+                &connections[n],
+                &ROOMS[room].into(),
+                membership(),
+                MAX_ROOMS,
+                Stand::Live,
+                &Told::default(),
+                &mut batch,
+            );
             let expected = match model.rooms.get_mut(&n) {
                 None => Err(NotAdded::Gone),
                 Some(rooms) if rooms.contains(&room) => Err(NotAdded::Already),
@@ -163,7 +175,8 @@ fn a_connection_that_several_targets_reach_is_reached_once() {
             let connection = connection("").await;
             hub.add(&connection, 1).unwrap();
             for room in rooms {
-                hub.join(&connection, &(*room).into(), membership(), 9, &Told::default(), &mut batch).unwrap();
+                hub.join(&connection, &(*room).into(), membership(), 9, Stand::Live, &Told::default(), &mut batch)
+                    .unwrap();
             }
             connections.push(connection);
         }

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Command, Hello, MemberInfo, Push, Refusal, Reply, Request, Welcome, frame};
+use super::{
+    Command, Hello, JoinedRoom, MemberInfo, PastPublication, Push, Refusal, Reply, Request, Seen, Tag, Welcome, frame,
+};
+use crate::room::Position;
 
 #[derive(Deserialize)]
 struct WireCommand<'a> {
@@ -34,8 +37,8 @@ struct WireCommand<'a> {
     send: Option<WireSend<'a>>,
     #[serde(default)]
     ping: Option<Empty>,
-    #[serde(default)]
-    history: Option<Empty>,
+    #[serde(borrow, default)]
+    history: Option<WireHistory<'a>>,
     #[serde(default)]
     refresh: Option<Empty>,
     #[serde(default)]
@@ -55,6 +58,44 @@ struct WireConnect<'a> {
     name: Cow<'a, str>,
     #[serde(borrow, default)]
     version: Cow<'a, str>,
+    #[serde(borrow, default)]
+    subs: std::collections::BTreeMap<Cow<'a, str>, WireRecover<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireRecover<'a> {
+    #[serde(default)]
+    recover: bool,
+    #[serde(borrow, default)]
+    epoch: Cow<'a, str>,
+    #[serde(default)]
+    offset: u64,
+}
+
+impl<'a> WireRecover<'a> {
+    fn seen(self) -> Option<Seen<'a>> {
+        self.recover.then_some(Seen { epoch: self.epoch, offset: self.offset })
+    }
+}
+
+#[derive(Deserialize)]
+struct WireHistory<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(default)]
+    limit: i64,
+    #[serde(borrow, default)]
+    since: Option<WirePosition<'a>>,
+    #[serde(default)]
+    reverse: bool,
+}
+
+#[derive(Deserialize)]
+struct WirePosition<'a> {
+    #[serde(borrow, default)]
+    epoch: Cow<'a, str>,
+    #[serde(default)]
+    offset: u64,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +106,12 @@ struct WireSubscribe<'a> {
     token: Cow<'a, str>,
     #[serde(borrow, default, deserialize_with = "present")]
     data: Option<&'a RawValue>,
+    #[serde(default)]
+    recover: bool,
+    #[serde(borrow, default)]
+    epoch: Cow<'a, str>,
+    #[serde(default)]
+    offset: u64,
 }
 
 #[derive(Deserialize)]
@@ -127,12 +174,15 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
     }
     let wire: WireCommand<'_> = serde_json::from_str(line).map_err(|error| NotTheProtocol(error.to_string()))?;
     let id = wire.id;
-    let is_offered_not = wire.history.is_some() || wire.refresh.is_some() || wire.sub_refresh.is_some();
+    let is_offered_not = wire.refresh.is_some() || wire.sub_refresh.is_some();
     let command = if let Some(connect) = wire.connect {
-        let WireConnect { token, data, name, version } = connect;
-        Command::Connect(Hello { token, data: raw(data), name, version })
+        let WireConnect { token, data, name, version, subs } = connect;
+        let seen = subs.into_iter().filter_map(|(room, sub)| Some((room, sub.seen()?))).collect();
+        Command::Connect(Hello { token, data: raw(data), name, version, seen })
     } else if let Some(subscribe) = wire.subscribe {
-        Command::Join { room: subscribe.channel, token: subscribe.token, data: raw(subscribe.data) }
+        let WireSubscribe { channel, token, data, recover, epoch, offset } = subscribe;
+        let recover = recover.then_some(Seen { epoch, offset });
+        Command::Join { room: channel, token, data: raw(data), recover }
     } else if let Some(unsubscribe) = wire.unsubscribe {
         Command::Leave { room: unsubscribe.channel }
     } else if let Some(publish) = wire.publish {
@@ -142,6 +192,11 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
         Command::Presence { room: presence.channel }
     } else if let Some(stats) = wire.presence_stats {
         Command::PresenceStats { room: stats.channel }
+    } else if let Some(WireHistory { channel, limit, since, reverse }) = wire.history {
+        // A negative limit asks for all.
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let since = since.map(|WirePosition { epoch, offset }| Seen { epoch, offset });
+        Command::History { room: channel, limit, since, reverse }
     } else if let Some(rpc) = wire.rpc {
         Command::Call { method: rpc.method, data: raw(rpc.data) }
     } else if let Some(send) = wire.send {
@@ -233,16 +288,23 @@ pub fn encode_reply(id: u32, reply: &Reply<'_>) -> Bytes {
 fn encode_result(buffer: &mut Vec<u8>, reply: &Reply<'_>) {
     match reply {
         Reply::Connected(welcome) => encode_welcome(buffer, welcome),
-        Reply::Joined { data } => {
+        Reply::Joined(joined) => {
             buffer.extend_from_slice(br#""subscribe":{"#);
-            if let Some(data) = data {
-                buffer.extend_from_slice(br#""data":"#);
-                raw_json(buffer, data);
-            }
+            encode_joined(buffer, joined);
             buffer.push(b'}');
         }
         Reply::Left => buffer.extend_from_slice(br#""unsubscribe":{}"#),
         Reply::Published => buffer.extend_from_slice(br#""publish":{}"#),
+        Reply::History { position, publications } => {
+            buffer.extend_from_slice(br#""history":{"#);
+            encode_publications(buffer, publications);
+            if !publications.is_empty() {
+                buffer.push(b',');
+            }
+            let _infallible = write!(buffer, r#""offset":{},"epoch":"#, position.offset);
+            json(buffer, &*position.epoch);
+            buffer.push(b'}');
+        }
         Reply::Presence(members) => {
             buffer.extend_from_slice(br#""presence":{"presence":{"#);
             for (n, member) in members.iter().enumerate() {
@@ -276,21 +338,86 @@ fn encode_welcome(buffer: &mut Vec<u8>, welcome: &Welcome<'_>) {
     );
     if !rooms.is_empty() {
         buffer.extend_from_slice(br#","subs":{"#);
-        for (n, (room, data)) in rooms.iter().enumerate() {
+        for (n, (room, joined)) in rooms.iter().enumerate() {
             if n > 0 {
                 buffer.push(b',');
             }
             json(buffer, room.as_ref());
             buffer.extend_from_slice(b":{");
-            if let Some(data) = data {
-                buffer.extend_from_slice(br#""data":"#);
-                raw_json(buffer, data);
-            }
+            encode_joined(buffer, joined);
             buffer.push(b'}');
         }
         buffer.push(b'}');
     }
     buffer.push(b'}');
+}
+
+/// The members of an object, between its braces.
+fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom<'_>) {
+    let JoinedRoom { data, position, publications, was_recovering, recovered } = joined;
+    let start = buffer.len();
+    let comma = |buffer: &mut Vec<u8>| {
+        if buffer.len() > start {
+            buffer.push(b',');
+        }
+    };
+    if let Some(data) = data {
+        buffer.extend_from_slice(br#""data":"#);
+        raw_json(buffer, data);
+    }
+    if let Some(Position { epoch, offset }) = position {
+        comma(buffer);
+        let _infallible = write!(buffer, r#""recoverable":true,"positioned":true,"offset":{offset},"epoch":"#);
+        json(buffer, &**epoch);
+    }
+    if *was_recovering {
+        comma(buffer);
+        let _infallible = write!(buffer, r#""was_recovering":true,"recovered":{recovered}"#);
+    }
+    if !publications.is_empty() {
+        comma(buffer);
+        encode_publications(buffer, publications);
+    }
+}
+
+/// `"publications":[…]`, or nothing if there are none.
+fn encode_publications(buffer: &mut Vec<u8>, publications: &[PastPublication]) {
+    if publications.is_empty() {
+        return;
+    }
+    buffer.extend_from_slice(br#""publications":["#);
+    for (n, publication) in publications.iter().enumerate() {
+        let PastPublication { offset, data, sender, tags } = publication;
+        buffer.extend_from_slice(if n > 0 { b",{" } else { b"{" });
+        encode_publication(buffer, data, sender.as_ref(), tags, *offset);
+        buffer.push(b'}');
+    }
+    buffer.push(b']');
+}
+
+/// The members of a publication, between its braces.
+fn encode_publication(buffer: &mut Vec<u8>, data: &str, sender: Option<&MemberInfo>, tags: &[Tag<'_>], offset: u64) {
+    buffer.extend_from_slice(br#""data":"#);
+    raw_json(buffer, data);
+    if let Some(sender) = sender {
+        buffer.extend_from_slice(br#","info":"#);
+        info(buffer, sender);
+    }
+    if !tags.is_empty() {
+        buffer.extend_from_slice(br#","tags":{"#);
+        for (n, (name, value)) in tags.iter().enumerate() {
+            if n > 0 {
+                buffer.push(b',');
+            }
+            json(buffer, name);
+            buffer.push(b':');
+            json(buffer, value);
+        }
+        buffer.push(b'}');
+    }
+    if offset > 0 {
+        let _infallible = write!(buffer, r#","offset":{offset}"#);
+    }
 }
 
 /// The frame of a push.
@@ -311,34 +438,18 @@ pub fn encode_push(push: &Push<'_>) -> Bytes {
                 buffer.extend_from_slice(br#"{"push":{"message":{"data":"#);
                 raw_json(buffer, data);
             }
-            Push::Publication { room, data, sender, tags } => {
+            Push::Publication { room, data, sender, tags, offset } => {
                 open(buffer, room, "pub");
-                buffer.extend_from_slice(br#""data":"#);
-                raw_json(buffer, data);
-                if let Some(sender) = sender {
-                    buffer.extend_from_slice(br#","info":"#);
-                    info(buffer, sender);
-                }
-                if !tags.is_empty() {
-                    buffer.extend_from_slice(br#","tags":{"#);
-                    for (n, (name, value)) in tags.iter().enumerate() {
-                        let _infallible = write!(buffer, r#"{}"{name}":"#, if n > 0 { "," } else { "" });
-                        json(buffer, value);
-                    }
-                    buffer.push(b'}');
-                }
+                encode_publication(buffer, data, *sender, tags, *offset);
             }
             Push::Joined { room, member } | Push::Left { room, member } => {
                 open(buffer, room, if matches!(push, Push::Joined { .. }) { "join" } else { "leave" });
                 buffer.extend_from_slice(br#""info":"#);
                 info(buffer, member);
             }
-            Push::YouJoined { room, data } => {
+            Push::YouJoined { room, joined } => {
                 open(buffer, room, "subscribe");
-                if let Some(data) = data {
-                    buffer.extend_from_slice(br#""data":"#);
-                    raw_json(buffer, data);
-                }
+                encode_joined(buffer, joined);
             }
             Push::YouLeft { room, code, reason } => {
                 open(buffer, room, "unsubscribe");

@@ -47,6 +47,12 @@ refusals! {
     NOT_AVAILABLE = 108 "not available" false;
     /// The token was good once.
     TOKEN_EXPIRED = 109 "token expired" false;
+    /// What this needs does not answer right now; nothing has changed.
+    BUS_DOWN = 108 "not available for the moment" true;
+    /// What this needs has not answered: it may have happened.
+    BUS_UNKNOWN = 100 "the outcome is not known" true;
+    /// The messages since then are not kept any more, or never were.
+    UNRECOVERABLE = 112 "unrecoverable position" false;
     /// Commands come too fast.
     TOO_MANY_REQUESTS = 111 "too many requests" true;
 }
@@ -85,8 +91,10 @@ macro_rules! closes {
 }
 
 closes! {
-    /// The client closed, or its socket broke.
+    /// The client closed.
     BY_CLIENT = 3000 "connection closed";
+    /// Its socket broke, or it leaves a page and may come back on the next.
+    LOST = 3000 "connection lost";
     /// The instance drains.
     SHUTDOWN = 3001 "shutdown";
     /// The identity's time is over.
@@ -126,6 +134,13 @@ impl Close {
     /// the code.
     const REASON_MAX: usize = 123;
 
+    /// True if the client may be back in a moment: it did not end the
+    /// conversation, and nobody sent it away.
+    #[must_use]
+    pub fn may_return(&self) -> bool {
+        *self != Self::BY_CLIENT && matches!(self.code, 3000..=3499 | 4000..=4499)
+    }
+
     /// A plugin's own close. Codes that are not a plugin's become 3503.
     #[must_use]
     pub fn from_plugin(code: u32, reason: &str) -> Self {
@@ -140,6 +155,10 @@ impl Close {
 
 /// Unsubscribe code: the server took it out.
 pub const LEFT_BY_SERVER: u32 = 2000;
+
+/// Unsubscribe code: messages are lost to it; it comes back by itself and asks
+/// for what it missed.
+pub const INSUFFICIENT_STATE: u32 = 2500;
 
 /// The longest start of `text` that has at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {

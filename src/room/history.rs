@@ -14,7 +14,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::{cluster::envelope::Position, config::HistoryConfig};
+use super::Position;
+use crate::config::HistoryConfig;
 
 /// The most messages that one recovery hands out. Who has missed more is told
 /// to read the history, or to begin anew.

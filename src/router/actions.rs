@@ -1,15 +1,16 @@
 //! What plugins want done, and who tells them what happened.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::Router;
 use crate::{
+    cluster::envelope::{Body, Order, What},
     config::Target,
     generation::Generation,
     hub::Connection,
     id::ConnectionId,
     plugin::{Action, Caller, EventView, Plugin},
-    protocol::Payload,
+    protocol::{MemberInfo, Payload},
     session::flusher::Batch,
 };
 
@@ -20,7 +21,13 @@ const DEPTH_MAX: u8 = 2;
 
 impl Router {
     /// Performs actions in order.
-    pub(super) fn perform(&self, generation: &Generation, actions: Vec<Action>, depth: u8, batch: &mut Batch<'_>) {
+    pub(super) fn perform(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        actions: Vec<Action>,
+        depth: u8,
+        batch: &mut Batch<'_>,
+    ) {
         for action in actions {
             let done = match action {
                 Action::Send(delivery) => {
@@ -31,23 +38,15 @@ impl Router {
                     self.metrics.deliveries.inc_by(delivered.queued as u64);
                     true
                 }
-                Action::Join { who, room } => {
-                    self.each(&who, |connection| self.join_by_server(generation, connection, &room, depth, batch))
-                }
-                Action::Leave { who, room } => {
-                    self.each(&who, |connection| self.leave_by_server(generation, connection, &room, depth, batch))
-                }
+                Action::Join { who, room } => self.order(generation, &who, &What::Join(room.into()), depth, batch),
+                Action::Leave { who, room } => self.order(generation, &who, &What::Leave(room.into()), depth, batch),
                 Action::SetInfo { connection, info } => {
-                    let found = ConnectionId::parse(&connection).and_then(|id| self.hub.connection(id));
-                    found.is_some_and(|connection| {
-                        connection.set_info(info.into());
-                        true
-                    })
+                    self.order(generation, &Target::Connection(connection), &What::SetInfo(info.into()), depth, batch)
                 }
-                Action::Disconnect { who, close } => self.each(&who, |connection| {
-                    connection.outbox.close(close.clone());
-                    true
-                }),
+                Action::Disconnect { who, close } => {
+                    let what = What::Close(close.code, close.reason);
+                    self.order(generation, &who, &what, depth, batch)
+                }
             };
             if !done {
                 self.metrics.actions_failed.inc();
@@ -55,19 +54,42 @@ impl Router {
         }
     }
 
-    /// False if it could not be done for one of them.
-    fn each(&self, who: &Target, mut act: impl FnMut(&Arc<Connection>) -> bool) -> bool {
-        let mut all_done = true;
-        for connection in self.resolve(who) {
-            all_done &= act(&connection);
+    /// Does something with all connections that a target reaches, here and on
+    /// the other instances. False if it could not be done here for one of them,
+    /// or names none that there can be.
+    pub fn order(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        who: &Target,
+        what: &What<'_>,
+        depth: u8,
+        batch: &mut Batch<'_>,
+    ) -> bool {
+        let id = if let Target::Connection(id) = who { ConnectionId::parse(id) } else { None };
+        if let Some(cluster) = &self.cluster {
+            let body = || Body::Order(Order { who: Cow::Owned(who.to_string()), what: what.clone() });
+            match who {
+                Target::Connection(_) => match id.map(ConnectionId::instance) {
+                    Some(boot) if boot != self.boot => {
+                        cluster.to_instance(boot, body());
+                        return true;
+                    }
+                    _ => {}
+                },
+                Target::Room(room) => cluster.to_room(room, body()),
+                Target::User(user) => cluster.to_user(user, body()),
+                Target::Pattern(_) | Target::Everyone => cluster.to_all(body()),
+            }
         }
-        all_done
+        let is_there = id.is_none_or(|id| self.hub.connection(id).is_some());
+        let is_told = !matches!(who, Target::Connection(_)) || (id.is_some() && is_there);
+        self.carry_out(generation, who, what, depth, batch) && is_told
     }
 
     /// Tells plugins what happened and performs what they want done.
     pub(super) fn observe<'p>(
-        &self,
-        generation: &Generation,
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
         plugins: impl IntoIterator<Item = &'p Arc<Plugin>>,
         who: &Connection,
         event: EventView<'_>,
@@ -76,6 +98,31 @@ impl Router {
     ) {
         let info = who.info();
         let caller = Caller { connection: &who.id_text, user: &who.user, info: &info };
+        self.observe_as(generation, plugins, caller, event, depth, batch);
+    }
+
+    /// The same about somebody who is not, or no longer, here.
+    pub(super) fn observe_member<'p>(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        plugins: impl IntoIterator<Item = &'p Arc<Plugin>>,
+        who: &MemberInfo,
+        event: EventView<'_>,
+        batch: &mut Batch<'_>,
+    ) {
+        let caller = Caller { connection: &who.connection, user: &who.user, info: &who.info };
+        self.observe_as(generation, plugins, caller, event, 0, batch);
+    }
+
+    fn observe_as<'p>(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        plugins: impl IntoIterator<Item = &'p Arc<Plugin>>,
+        caller: Caller<'_>,
+        event: EventView<'_>,
+        depth: u8,
+        batch: &mut Batch<'_>,
+    ) {
         for plugin in plugins {
             // A failure is logged and counted by the plugin; there is nothing
             // to refuse any more.

@@ -7,13 +7,16 @@ use std::{
 
 use super::{
     Router,
-    join::{Admitted, admit, check_name, joined},
+    join::{Admitted, Greeting, admit, check_name},
     on_failure,
+    remote::refusal,
 };
 use crate::{
     auth::BadToken,
+    cluster::{SignedIn, envelope::What},
+    config::{Target, UserLimit},
     generation::Generation,
-    hub::{Connection, NotAdded, Told},
+    hub::{Connection, Kept},
     id::{ConnectionId, RoomName},
     plugin::{Authentication, Caller, EventView, HelloView, Identity, JoinView},
     protocol::{Close, Encoding, Hello, Refusal, Reply, Welcome},
@@ -60,29 +63,48 @@ impl Router {
     ///
     /// # Errors
     /// Why it is not let in.
-    pub fn connect(
-        &self,
+    pub async fn connect(
+        self: &Arc<Self>,
         newcomer: &Newcomer,
         id: u32,
         hello: &Hello<'_>,
         batch: &mut Batch<'_>,
     ) -> Result<(Arc<Connection>, Option<u64>), NotConnected> {
-        let generation = self.generation.load();
+        let generation = self.generation();
         let id_text = newcomer.id.to_string();
         let identity = authenticate(&generation, &id_text, hello)?;
         let rooms = admit_rooms(&generation, &id_text, &identity)?;
         let Newcomer { encoding, outbox, .. } = newcomer;
-        let connection =
+        let mut connection =
             Connection::new(newcomer.id, identity.user.into(), identity.info.into(), *encoding, Arc::clone(outbox));
+        let is_first = self.sign_in(&generation, &mut connection, batch).await?;
         let connection = Arc::new(connection);
         // Others may speak to its user from the moment that the hub knows it.
         outbox.hold();
-        let added = self.hub.add(&connection, generation.config.limits.connections_per_user);
-        if let Err(NotAdded::Limit | NotAdded::Already | NotAdded::Gone) = added {
-            return Err(Close::CONNECTION_LIMIT.into());
+        if let Err(reason) = self.add(&generation, &connection) {
+            self.sign_out(&connection);
+            return Err(reason);
+        }
+        let mut told = Vec::with_capacity(rooms.len());
+        for (room, admitted) in rooms {
+            let seen = hello.seen.iter().find(|(name, _)| **name == *room).map(|(_, seen)| seen.clone());
+            // The number was checked and nobody else knows the connection.
+            let entered =
+                self.enter(&generation, &connection, &room, admitted, Greeting::Welcome, seen, usize::MAX, batch).await;
+            match entered {
+                Ok(joined) => told.push((room, joined)),
+                Err(refusal) => {
+                    // On this socket it may try again, as somebody new.
+                    for room in self.hub.remove(&connection).unwrap_or_default() {
+                        self.take_out(&generation, &connection, &room, None, 0, batch);
+                    }
+                    self.sign_out(&connection);
+                    outbox.release();
+                    return Err(refusal.into());
+                }
+            }
         }
         let server = &generation.config.server;
-        let told: Vec<_> = rooms.iter().map(|(room, admitted)| (Arc::clone(room), admitted.data.clone())).collect();
         let welcome = Welcome {
             connection: &connection.id_text,
             instance: &self.instance,
@@ -91,27 +113,132 @@ impl Router {
             rooms: &told,
         };
         outbox.greet_in(encoding.reply(id, &Reply::Connected(welcome)), batch);
-        for (room, admitted) in rooms {
-            // The number was checked and nobody else knows the connection.
-            let member = connection.as_member(Arc::clone(&admitted.membership.info));
-            let told = Told { own: None, others: joined(&generation, &room, &member) };
-            if self.hub.join(&connection, &room, admitted.membership, usize::MAX, &told, batch).is_ok() {
-                self.observe_room(&generation, &connection, "joined", &room, 0, batch);
-            }
+        for (room, _) in &told {
+            self.observe_room(&generation, &connection, "joined", room, 0, batch);
         }
-        let event = EventView { kind: "connected", room: "" };
-        self.observe(&generation, generation.observers(), &connection, event, 0, batch);
+        let mut observe = |kind| {
+            let event = EventView { kind, room: "" };
+            self.observe(&generation, generation.observers(), &connection, event, 0, batch);
+        };
+        observe("connected");
+        if is_first {
+            observe("online");
+        }
         Ok((connection, identity.expires_at))
     }
 
+    /// Counts a user's connection over all instances. True: it is the first.
+    async fn sign_in(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        connection: &mut Connection,
+        batch: &mut Batch<'_>,
+    ) -> Result<bool, NotConnected> {
+        if connection.user.is_empty() {
+            return Ok(false);
+        }
+        let Some(cluster) = &self.cluster else { return Ok(self.hub.connections_of(&connection.user).is_empty()) };
+        let limits = &generation.config.limits;
+        batch.flush();
+        let hold = cluster.hold_user(&connection.user).await.map_err(refusal)?;
+        connection.kept = Kept::new(hold);
+        let signed = cluster
+            .sign_in(&connection.user, &connection.id_text, limits.connections_per_user, limits.user_limit)
+            .await;
+        match signed {
+            Ok(SignedIn::In { is_first, over }) => {
+                for oldest in over {
+                    let close = Close::CONNECTION_LIMIT;
+                    let what = What::Close(close.code, close.reason);
+                    self.order(generation, &Target::Connection(oldest), &what, 0, batch);
+                }
+                Ok(is_first)
+            }
+            Ok(SignedIn::Limit) => Err(Close::CONNECTION_LIMIT.into()),
+            Err(error) => {
+                self.sign_out(connection);
+                Err(refusal(error).into())
+            }
+        }
+    }
+
+    fn sign_out(self: &Arc<Self>, connection: &Connection) {
+        if connection.user.is_empty() {
+            return;
+        }
+        let user = Arc::clone(&connection.user);
+        match &self.cluster {
+            Some(cluster) => {
+                let router = Arc::downgrade(self);
+                cluster.sign_out(&connection.user, &connection.id_text, move || {
+                    // Plugins take their time; the pipeline must not wait.
+                    if let Some(router) = router.upgrade() {
+                        router.clone().tasks.spawn(async move { router.on_user(&user, "offline") });
+                    }
+                });
+            }
+            None if self.hub.connections_of(&user).is_empty() => self.on_user(&user, "offline"),
+            None => {}
+        }
+    }
+
+    /// Takes a connection into the hub. With a cluster its user's limit was
+    /// looked at there.
+    fn add(&self, generation: &Generation, connection: &Arc<Connection>) -> Result<(), NotConnected> {
+        let limits = &generation.config.limits;
+        let max = if self.cluster.is_some() { usize::MAX } else { limits.connections_per_user };
+        match self.hub.add(connection, max) {
+            Ok(()) => Ok(()),
+            Err(_) if limits.user_limit == UserLimit::CloseOldest => {
+                if let Some(oldest) = self.hub.connections_of(&connection.user).first() {
+                    oldest.outbox.close(Close::CONNECTION_LIMIT);
+                }
+                self.hub.add(connection, usize::MAX).map_err(|_| Close::CONNECTION_LIMIT.into())
+            }
+            Err(_) => Err(Close::CONNECTION_LIMIT.into()),
+        }
+    }
+
     /// Forgets a connection that has ended, and tells those whom it concerns.
-    pub fn disconnected(&self, connection: &Connection, batch: &mut Batch<'_>) {
-        let generation = self.generation.load();
-        for room in self.hub.remove(connection) {
+    /// Where one that `may_return` has a grace, it counts as present for that
+    /// long; on an instance that ends, the others see to that.
+    pub fn disconnected(self: &Arc<Self>, connection: &Arc<Connection>, may_return: bool, batch: &mut Batch<'_>) {
+        let generation = self.generation();
+        let rooms = self.forget(&generation, connection, batch);
+        let grace = |room: &RoomName| {
+            let grace = generation.room(room).map_or(Duration::ZERO, |(entry, _)| entry.presence_grace);
+            grace.min(if may_return { Duration::MAX } else { Duration::ZERO })
+        };
+        let (linger, leave): (Vec<_>, Vec<_>) = rooms.into_iter().partition(|room| !grace(room).is_zero());
+        for room in leave {
             self.take_out(&generation, connection, &room, None, 0, batch);
         }
+        for room in linger {
+            let (router, connection, grace) = (Arc::clone(self), Arc::clone(connection), grace(&room));
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(grace) => {}
+                    () = router.stop.cancelled() => return,
+                }
+                let mut batch = Batch::new(&router.flusher);
+                router.take_out(&router.generation(), &connection, &room, None, 0, &mut batch);
+            });
+        }
+    }
+
+    /// Takes a connection out of the hub; the rooms that it was in are left to
+    /// the caller.
+    fn forget(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        connection: &Connection,
+        batch: &mut Batch<'_>,
+    ) -> Vec<RoomName> {
+        let Some(rooms) = self.hub.remove(connection) else { return Vec::new() };
         let event = EventView { kind: "disconnected", room: "" };
-        self.observe(&generation, generation.observers(), connection, event, 0, batch);
+        self.observe(generation, generation.observers(), connection, event, 0, batch);
+        self.sign_out(connection);
+        rooms
     }
 }
 

@@ -2,14 +2,21 @@
 
 use std::sync::Arc;
 
-use super::{Envelope, Router, is_personal};
+use bytes::Bytes;
+
+use super::{Envelope, OnKept, Published, Router, is_personal, remote::refusal};
 use crate::{
-    config::{Pattern, Target},
+    cluster::{
+        Cluster,
+        envelope::{Body, Frame, Publication, Routed, borrowed},
+    },
+    config::{HistoryConfig, Pattern, Target},
     generation::Generation,
-    hub::{Connection, Delivered, Hub, Seen},
+    hub::{Connection, Delivered, Hub, Placed, Seen},
     id::ConnectionId,
     plugin::{Delivery, Lookup},
-    protocol::{Broadcast, MemberInfo, Payload, Push},
+    protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
+    room::history::Appended,
     session::flusher::Batch,
 };
 
@@ -31,33 +38,175 @@ impl Lookup for HubLookup {
     }
 }
 
-type Tags = [(&'static str, String)];
+/// Channels to which copies of one delivery are sent. One for more targets goes
+/// to every instance at once.
+const COPIES: usize = 16;
 
 impl Router {
     /// Delivers a message that has passed its hooks.
-    pub(super) fn deliver(&self, generation: &Generation, envelope: &Envelope<'_>, tags: &Tags, batch: &mut Batch<'_>) {
-        let mut delivered = Delivered::default();
+    pub(super) fn deliver(
+        self: &Arc<Self>,
+        generation: &Generation,
+        envelope: &Envelope<'_>,
+        tags: &[Tag<'_>],
+        on_kept: impl FnOnce(Result<Appended, Refusal>) + Send + 'static,
+        batch: &mut Batch<'_>,
+    ) -> Result<Published, Refusal> {
+        let mut published = Published::Now;
         if envelope.keep {
-            let data = envelope.payload.to_json();
-            let push = Push::Publication { room: envelope.room, data: &data, sender: Some(envelope.sender), tags };
-            delivered += self.hub.deliver_room(envelope.room, &Broadcast::new(push), &mut Seen::default(), batch);
+            let Envelope { room, payload, sender, .. } = envelope;
+            let keep = generation.room(room).and_then(|(entry, _)| entry.history);
+            match keep {
+                Some(keep) => {
+                    published = self.append(room, keep, payload, Some(sender), tags, None, Box::new(on_kept), batch);
+                }
+                None => self.deliver_live(room, payload, Some(sender), tags, batch),
+            }
         }
         for delivery in &envelope.deliveries {
             let payload = delivery.payload.as_ref().unwrap_or(&envelope.payload);
-            delivered += self.deliver_to(generation, delivery, payload, Some(envelope.sender), tags, batch);
+            let delivered = self.deliver_to(generation, delivery, payload, Some(envelope.sender), tags, batch);
+            self.metrics.deliveries.inc_by(delivered.queued as u64);
         }
-        self.metrics.deliveries.inc_by(delivered.queued as u64);
+        Ok(published)
     }
 
-    /// Delivers a payload to the targets of one delivery, once to each
-    /// connection that several of them reach.
+    /// To a room that keeps nothing, here and elsewhere.
+    fn deliver_live(
+        &self,
+        room: &str,
+        payload: &Payload,
+        sender: Option<&MemberInfo>,
+        tags: &[Tag<'_>],
+        batch: &mut Batch<'_>,
+    ) {
+        let push = Push::Publication { room, data: &payload.to_json(), sender, tags, offset: 0 };
+        let delivered = self.hub.deliver_room(room, &Broadcast::new(push), &mut Seen::default(), batch);
+        self.metrics.deliveries.inc_by(delivered.queued as u64);
+        if let Some(cluster) = &self.cluster {
+            let (stream, n) = cluster.series(room);
+            cluster.to_room(room, publication(room, stream, n, payload, sender, tags));
+        }
+    }
+
+    /// Keeps a message in its room's history and delivers it from there, so
+    /// that all members everywhere see one order.
+    pub(super) fn append(
+        self: &Arc<Self>,
+        room: &str,
+        keep: HistoryConfig,
+        payload: &Payload,
+        sender: Option<&MemberInfo>,
+        tags: &[Tag<'_>],
+        key: Option<&str>,
+        on_kept: OnKept,
+        batch: &mut Batch<'_>,
+    ) -> Published {
+        let body = publication(room, 0, 0, payload, sender, tags);
+        let Some(cluster) = &self.cluster else {
+            let frame = Bytes::from(Frame { origin: self.boot, body }.encode());
+            let appended = self.memory.append(room, frame, keep, key, |position| {
+                let data = payload.to_json();
+                let push = Push::Publication { room, data: &data, sender, tags, offset: position.offset };
+                let placed = self.hub.deliver_at(room, position, &Broadcast::new(push), batch);
+                match placed {
+                    Placed::Delivered(delivered) => drop(self.metrics.deliveries.inc_by(delivered.queued as u64)),
+                    Placed::Gap => self.repair(room),
+                    Placed::Before | Placed::Nobody => {}
+                }
+            });
+            on_kept(Ok(appended));
+            return Published::Now;
+        };
+        cluster.append(room, body, keep, key, |kept| on_kept(kept.map_err(refusal)));
+        Published::Later
+    }
+
+    /// Delivers a payload to the targets of one delivery, here and elsewhere.
     pub(super) fn deliver_to(
+        self: &Arc<Self>,
+        generation: &Generation,
+        delivery: &Delivery,
+        payload: &Payload,
+        sender: Option<&MemberInfo>,
+        tags: &[Tag<'_>],
+        batch: &mut Batch<'_>,
+    ) -> Delivered {
+        // Rooms that keep messages keep these too; each has an order of its own.
+        let keeps = |room: &str| generation.room(room).and_then(|(entry, _)| entry.history);
+        for target in &delivery.to {
+            if let Target::Room(room) = target
+                && delivery.except.is_empty()
+                && let Some(keep) = keeps(room)
+            {
+                self.append(room, keep, payload, sender, tags, None, Box::new(|_| {}), batch);
+            }
+        }
+        if let Some(cluster) = &self.cluster {
+            self.send_on(cluster, generation, delivery, payload, sender, tags);
+        }
+        self.deliver_here(generation, delivery, payload, sender, tags, batch)
+    }
+
+    /// Sends a delivery to the instances that may have to do with it.
+    fn send_on(
+        &self,
+        cluster: &Cluster,
+        generation: &Generation,
+        delivery: &Delivery,
+        payload: &Payload,
+        sender: Option<&MemberInfo>,
+        tags: &[Tag<'_>],
+    ) {
+        let is_kept = |room: &str| {
+            delivery.except.is_empty() && generation.room(room).is_some_and(|(entry, _)| entry.history.is_some())
+        };
+        let far: Vec<&Target> = delivery
+            .to
+            .iter()
+            .filter(|target| match target {
+                Target::Connection(id) => ConnectionId::parse(id).is_some_and(|id| id.instance() != self.boot),
+                Target::Room(room) => !is_kept(room),
+                Target::User(_) | Target::Pattern(_) | Target::Everyone => true,
+            })
+            .collect();
+        if let ([Target::Room(room)], true) = (far.as_slice(), delivery.except.is_empty() && delivery.to.len() == 1) {
+            let (stream, n) = cluster.series(room);
+            return cluster.to_room(room, publication(room, stream, n, payload, sender, tags));
+        }
+        if far.is_empty() {
+            return;
+        }
+        let id = cluster.delivery_id();
+        let body = || Body::Delivery(Routed::new(id, delivery, payload, sender, tags));
+        let to_all =
+            far.len() > COPIES || far.iter().any(|target| matches!(target, Target::Pattern(_) | Target::Everyone));
+        if to_all {
+            return cluster.to_all(body());
+        }
+        for target in far {
+            match target {
+                Target::Room(room) => cluster.to_room(room, body()),
+                Target::User(user) => cluster.to_user(user, body()),
+                Target::Connection(id) => {
+                    if let Some(id) = ConnectionId::parse(id) {
+                        cluster.to_instance(id.instance(), body());
+                    }
+                }
+                Target::Pattern(_) | Target::Everyone => {}
+            }
+        }
+    }
+
+    /// Delivers a payload to those of its targets that are here, once to each
+    /// connection that several of them reach.
+    pub(super) fn deliver_here(
         &self,
         generation: &Generation,
         delivery: &Delivery,
         payload: &Payload,
         sender: Option<&MemberInfo>,
-        tags: &Tags,
+        tags: &[Tag<'_>],
         batch: &mut Batch<'_>,
     ) -> Delivered {
         let data = payload.to_json();
@@ -68,13 +217,17 @@ impl Router {
                 seen.exclude(connection.id);
             }
         }
+        let is_kept = |room: &str| {
+            delivery.except.is_empty() && generation.room(room).is_some_and(|(entry, _)| entry.history.is_some())
+        };
         let mut delivered = Delivered::default();
         for target in &delivery.to {
             let to_room = |room: &str, seen: &mut Seen, batch: &mut Batch<'_>| {
-                let push = Push::Publication { room, data: &data, sender, tags };
+                let push = Push::Publication { room, data: &data, sender, tags, offset: 0 };
                 self.hub.deliver_room(room, &Broadcast::new(push), seen, batch)
             };
             delivered += match target {
+                Target::Room(room) if is_kept(room) => Delivered::default(),
                 Target::Room(room) => to_room(room, &mut seen, batch),
                 Target::Pattern(pattern) => match Pattern::parse(pattern) {
                     Ok(pattern) => {
@@ -90,7 +243,7 @@ impl Router {
                 },
                 Target::User(user) if generation.config.server.personal_rooms => {
                     let room = format!("user:{user}");
-                    let push = Push::Publication { room: &room, data: &data, sender, tags };
+                    let push = Push::Publication { room: &room, data: &data, sender, tags, offset: 0 };
                     self.hub.deliver_each(&self.hub.connections_of(user), &Broadcast::new(push), &mut seen, batch)
                 }
                 target @ (Target::User(_) | Target::Connection(_) | Target::Everyone) => {
@@ -120,4 +273,22 @@ impl Router {
             Target::Everyone => self.hub.all_connections(),
         }
     }
+}
+
+fn publication<'a>(
+    room: &'a str,
+    stream: u32,
+    n: u64,
+    payload: &'a Payload,
+    sender: Option<&'a MemberInfo>,
+    tags: &'a [Tag<'_>],
+) -> Body<'a> {
+    Body::Publication(Publication {
+        room: room.into(),
+        n,
+        stream,
+        sender: sender.map(Into::into),
+        payload: payload.into(),
+        tags: borrowed(tags),
+    })
 }

@@ -1,17 +1,25 @@
 //! Into a room and out of it, by the client's wish or the server's.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 
-use super::{Router, is_personal, on_failure};
+use super::{
+    Router, is_personal, is_registered, on_failure,
+    remote::{past_publication, refusal},
+};
 use crate::{
     config::Access,
     generation::Generation,
-    hub::{Connection, Membership, NotAdded, Told},
+    hub::{Connection, Kept, Membership, NotAdded, Stand, Told, Waiting},
     id::RoomName,
     plugin::{Admission, Caller, EventView, JoinView, Permission, Terms},
-    protocol::{Broadcast, MemberInfo, Push, Refusal, Reply, codes},
+    protocol::{self, Broadcast, JoinedRoom, Push, Refusal, Reply, codes},
+    room::history::{RECOVERY_MAX, Range},
     session::flusher::Batch,
 };
 
@@ -26,9 +34,36 @@ pub(super) struct Admitted {
 impl Admitted {
     /// A user's own room: nobody is asked, and only the server speaks there.
     pub(super) fn personal() -> Self {
-        let membership = Membership { publish: Permission::Denied, presence: Permission::Denied, info: "".into() };
+        let membership = Membership {
+            publish: Permission::Denied,
+            presence: Permission::Denied,
+            info: "".into(),
+            kept: Kept::default(),
+        };
         Self { membership, data: None }
     }
+}
+
+/// How somebody is told that it is in a room.
+#[derive(Debug, Clone)]
+pub(super) enum Greeting {
+    /// The answer to its own command of this id.
+    Reply(u32),
+    /// Unasked.
+    Push,
+    /// As a part of its welcome.
+    Welcome,
+}
+
+/// Somebody on the way into a room.
+struct Entrant<'a> {
+    connection: &'a Arc<Connection>,
+    room: &'a RoomName,
+    admitted: Admitted,
+    greeting: Greeting,
+    /// What it has seen, if it wants what it has missed.
+    seen: Option<protocol::Seen<'a>>,
+    max: usize,
 }
 
 impl Router {
@@ -37,14 +72,15 @@ impl Router {
     ///
     /// # Errors
     /// Why it may not.
-    pub fn join(
-        &self,
+    pub async fn join(
+        self: &Arc<Self>,
         connection: &Arc<Connection>,
         id: u32,
         join: JoinView<'_>,
+        seen: Option<protocol::Seen<'_>>,
         batch: &mut Batch<'_>,
     ) -> Result<(), Refusal> {
-        let generation = self.generation.load();
+        let generation = self.generation();
         check_name(join.room, generation.config.limits.name_length)?;
         if is_personal(&generation, join.room) {
             return Err(Refusal::PERMISSION_DENIED);
@@ -55,26 +91,125 @@ impl Router {
         let info = connection.info();
         let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &info };
         let admitted = admit(&generation, caller, join, false)?;
-        let greeting = connection.encoding.reply(id, &Reply::Joined { data: admitted.data.as_deref() });
         let max = generation.config.limits.rooms_per_connection;
         let room: RoomName = join.room.into();
-        let member = connection.as_member(Arc::clone(&admitted.membership.info));
-        let told = Told { own: Some(greeting), others: joined(&generation, &room, &member) };
-        let added = self.hub.join(connection, &room, admitted.membership.clone(), max, &told, batch);
-        added.map_err(|reason| match reason {
-            NotAdded::Already => Refusal::ALREADY_JOINED,
-            NotAdded::Limit => Refusal::LIMIT_EXCEEDED,
-            NotAdded::Gone => Refusal::NOT_AVAILABLE,
-        })?;
+        self.enter(&generation, connection, &room, admitted, Greeting::Reply(id), seen, max, batch).await?;
         self.observe_room(&generation, connection, "joined", &room, 0, batch);
         Ok(())
+    }
+
+    /// Takes somebody into a room who may be there: the room is heard, it is
+    /// registered, and it is told what it has missed, before it hears anything.
+    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        generation: &Generation,
+        connection: &Arc<Connection>,
+        room: &RoomName,
+        admitted: Admitted,
+        greeting: Greeting,
+        seen: Option<protocol::Seen<'_>>,
+        max: usize,
+        batch: &mut Batch<'_>,
+    ) -> Result<JoinedRoom<'static>, Refusal> {
+        self.hub.reserve(connection, room, max).map_err(not_added)?;
+        let entrant = Entrant { connection, room, admitted, greeting, seen, max };
+        let entered = self.enter_reserved(generation, entrant, batch).await;
+        if entered.is_err() {
+            self.hub.give_up(connection, room);
+        }
+        entered
+    }
+
+    async fn enter_reserved(
+        self: &Arc<Self>,
+        generation: &Generation,
+        entrant: Entrant<'_>,
+        batch: &mut Batch<'_>,
+    ) -> Result<JoinedRoom<'static>, Refusal> {
+        let Entrant { connection, room, mut admitted, greeting, seen, max } = entrant;
+        // A user's own room is its connections' alone and needs nothing of this.
+        let entry = generation.room(room).map(|(entry, _)| entry).filter(|_| !is_personal(generation, room));
+        let is_told = entry.is_some_and(|entry| entry.join_leave);
+        let cluster = self.cluster.as_ref().filter(|_| entry.is_some());
+        let registry = cluster.filter(|_| entry.is_some_and(is_registered));
+        let member = connection.as_member(Arc::clone(&admitted.membership.info));
+        if let Some(cluster) = cluster {
+            batch.flush();
+            admitted.membership.kept = Kept::new(cluster.hold_room(room).await.map_err(refusal)?);
+        }
+        let take_back = |error| {
+            if let Some(cluster) = registry {
+                cluster.exit(room, &connection.id_text, is_told);
+            }
+            error
+        };
+        if let Some(cluster) = registry {
+            let entered = cluster.enter(room, std::slice::from_ref(&member), is_told).await;
+            entered.map_err(|error| take_back(refusal(error)))?;
+        }
+        let not_added = |reason| take_back(not_added(reason));
+        // The cluster tells of it where there is one, this room too.
+        let tells = is_told && cluster.is_none();
+        let others = tells.then(|| Broadcast::new(Push::Joined { room, member: &member }));
+        let Admitted { membership, data } = admitted;
+        let mut joined = JoinedRoom { data: data.map(Into::into), ..JoinedRoom::default() };
+        let Some((keep, entry)) = entry.and_then(|entry| Some((entry.history?, entry))) else {
+            let told = Told { own: greeting.frame(connection, room, &joined), others };
+            self.hub.join(connection, room, membership, max, Stand::Live, &told, batch).map_err(not_added)?;
+            return Ok(joined);
+        };
+        let told = Told { own: None, others };
+        let held = Stand::Held(Waiting::default());
+        self.hub.join(connection, room, membership, max, held, &told, batch).map_err(not_added)?;
+        batch.flush();
+        let seen = seen.filter(|_| entry.recovery);
+        let range = seen
+            .as_ref()
+            .map_or(Range::Nothing, |seen| Range::Forward { since: Some(seen.offset), limit: RECOVERY_MAX });
+        let leave = |error, batch: &mut Batch<'_>| {
+            self.hub.leave(connection, room, &Told::default(), batch);
+            take_back(error)
+        };
+        let reading = match self.read(room, range, keep).await {
+            Ok(reading) => reading,
+            Err(error) => return Err(leave(error, batch)),
+        };
+        if let Some(seen) = seen {
+            joined.was_recovering = true;
+            let bytes: usize = reading.messages.iter().map(|kept| kept.frame.len()).sum();
+            let fits = bytes < connection.outbox.max() / 2;
+            if let Some(missed) = reading.missed(&seen.epoch, seen.offset).filter(|_| fits) {
+                joined.recovered = true;
+                joined.publications = missed.iter().filter_map(past_publication).collect();
+            }
+        }
+        joined.position = entry.recovery.then(|| reading.position());
+        let frame = greeting.frame(connection, room, &joined);
+        if !self.hub.release(connection, room, &reading.position(), frame.as_ref(), entry.recovery, batch) {
+            return Err(leave(Refusal::BUS_DOWN, batch));
+        }
+        Ok(joined)
+    }
+
+    /// Does it now if nothing has to be waited for, else beside everything
+    /// else. False: it was done and did not succeed.
+    fn now_or_soon(&self, work: impl Future<Output = bool> + Send + 'static) -> bool {
+        let mut work: Pin<Box<dyn Future<Output = bool> + Send>> = Box::pin(work);
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => done,
+            Poll::Pending => {
+                self.tasks.spawn(work);
+                true
+            }
+        }
     }
 
     /// A client leaves a room.
     ///
     /// # Errors
     /// If the server keeps it there.
-    pub fn leave(&self, connection: &Connection, room: &str, batch: &mut Batch<'_>) -> Result<(), Refusal> {
+    pub fn leave(self: &Arc<Self>, connection: &Connection, room: &str, batch: &mut Batch<'_>) -> Result<(), Refusal> {
         let generation = self.generation.load();
         if is_personal(&generation, room) {
             return Err(Refusal::PERMISSION_DENIED);
@@ -86,12 +221,11 @@ impl Router {
 
     /// Puts a connection into a room and tells it; false if it may not.
     pub(super) fn join_by_server(
-        &self,
-        generation: &Generation,
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
         connection: &Arc<Connection>,
         room: &str,
         depth: u8,
-        batch: &mut Batch<'_>,
     ) -> bool {
         if check_name(room, generation.config.limits.name_length).is_err() || is_personal(generation, room) {
             return false;
@@ -104,22 +238,24 @@ impl Router {
         let Ok(admitted) = admit(generation, caller, JoinView { room, token: "", data: None }, true) else {
             return false;
         };
-        let greeting = connection.encoding.push(&Push::YouJoined { room, data: admitted.data.as_deref() });
-        let max = generation.config.limits.rooms_per_connection;
+        let (router, generation, connection) = (Arc::clone(self), Arc::clone(generation), Arc::clone(connection));
         let room: RoomName = room.into();
-        let member = connection.as_member(Arc::clone(&admitted.membership.info));
-        let told = Told { own: Some(greeting), others: joined(generation, &room, &member) };
-        if self.hub.join(connection, &room, admitted.membership.clone(), max, &told, batch).is_err() {
-            return false;
-        }
-        self.observe_room(generation, connection, "joined", &room, depth, batch);
-        true
+        self.now_or_soon(async move {
+            let mut batch = Batch::new(&router.flusher);
+            let max = generation.config.limits.rooms_per_connection;
+            let entered =
+                router.enter(&generation, &connection, &room, admitted, Greeting::Push, None, max, &mut batch).await;
+            if entered.is_ok() {
+                router.observe_room(&generation, &connection, "joined", &room, depth, &mut batch);
+            }
+            entered.map_or_else(|refusal| refusal == Refusal::ALREADY_JOINED, |_| true)
+        })
     }
 
     /// Takes a connection out of a room and tells it.
     pub(super) fn leave_by_server(
-        &self,
-        generation: &Generation,
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
         connection: &Connection,
         room: &str,
         depth: u8,
@@ -136,8 +272,8 @@ impl Router {
     /// Takes a connection out of a room, if it is in there: tells it `own`, the
     /// others that it left, and the room's plugins.
     pub(super) fn take_out(
-        &self,
-        generation: &Generation,
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
         connection: &Connection,
         room: &str,
         own: Option<Bytes>,
@@ -147,17 +283,21 @@ impl Router {
         let Some(membership) = connection.membership(room) else { return };
         let member = connection.as_member(membership.info);
         let is_told = generation.room(room).is_some_and(|(entry, _)| entry.join_leave);
-        let others = is_told.then(|| Broadcast::new(Push::Left { room, member: &member }));
+        let registry = self.shared(room);
+        let others = (is_told && self.cluster.is_none()).then(|| Broadcast::new(Push::Left { room, member: &member }));
         // Another may have been quicker.
         if let Some((room, _)) = self.hub.leave(connection, room, &Told { own, others }, batch) {
+            if let Some(cluster) = registry {
+                cluster.exit(&room, &connection.id_text, is_told);
+            }
             self.observe_room(generation, connection, "left", &room, depth, batch);
         }
     }
 
     /// Tells the room's plugins who came or went.
     pub(super) fn observe_room(
-        &self,
-        generation: &Generation,
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
         connection: &Connection,
         kind: &'static str,
         room: &RoomName,
@@ -170,10 +310,22 @@ impl Router {
     }
 }
 
-/// What the others in a room are told of one who joins.
-pub(super) fn joined<'a>(generation: &Generation, room: &'a str, member: &'a MemberInfo) -> Option<Broadcast<'a>> {
-    let (entry, _) = generation.room(room)?;
-    entry.join_leave.then(|| Broadcast::new(Push::Joined { room, member }))
+impl Greeting {
+    fn frame(&self, connection: &Connection, room: &str, joined: &JoinedRoom<'_>) -> Option<Bytes> {
+        match self {
+            Self::Reply(id) => Some(connection.encoding.reply(*id, &Reply::Joined(joined.clone()))),
+            Self::Push => Some(connection.encoding.push(&Push::YouJoined { room, joined })),
+            Self::Welcome => None,
+        }
+    }
+}
+
+fn not_added(reason: NotAdded) -> Refusal {
+    match reason {
+        NotAdded::Already => Refusal::ALREADY_JOINED,
+        NotAdded::Limit => Refusal::LIMIT_EXCEEDED,
+        NotAdded::Gone => Refusal::NOT_AVAILABLE,
+    }
 }
 
 /// Asks the room's entry and plugins about a join.
@@ -207,7 +359,8 @@ pub(super) fn admit(
             Err(failure) => on_failure(plugin, &failure)?,
         }
     }
-    let membership = Membership { publish: terms.publish, presence: terms.presence, info: terms.info.into() };
+    let (publish, presence) = (terms.publish, terms.presence);
+    let membership = Membership { publish, presence, info: terms.info.into(), kept: Kept::default() };
     Ok(Admitted { membership, data: terms.data })
 }
 

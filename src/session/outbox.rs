@@ -85,6 +85,12 @@ impl Outbox {
         self.shard
     }
 
+    /// Bytes that may wait.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// Adds a frame; the batch sees to it that it is written.
     pub fn put(self: &Arc<Self>, frame: &Bytes, batch: &mut Batch<'_>) -> Pushed {
         let pushed = self.push(frame);
@@ -122,6 +128,16 @@ impl Outbox {
     /// From here on nothing goes out before the greeting.
     pub fn hold(&self) {
         self.queue.lock().held = true;
+    }
+
+    /// Ends a [`hold`](Self::hold) without a greeting: what was held is
+    /// forgotten.
+    pub fn release(&self) {
+        let mut queue = self.queue.lock();
+        queue.held = false;
+        let keep = usize::from(queue.written > 0);
+        queue.frames.truncate(keep);
+        queue.bytes = queue.frames.front().map_or(0, |first| first.len() - queue.written);
     }
 
     /// Lets things out again, `frame` before everything else.
@@ -231,7 +247,7 @@ impl Queue {
             self.bytes = self.frames.front().map_or(0, |first| first.len() - self.written);
         }
         // A client that has closed has been answered already, or is gone.
-        if close != Close::BY_CLIENT {
+        if close.code != Close::BY_CLIENT.code {
             let last = frame::close(&close);
             self.bytes += last.len();
             self.frames.push_back(last);
@@ -244,7 +260,7 @@ impl Queue {
         self.bytes = 0;
         self.written = 0;
         self.finished = true;
-        self.closing.get_or_insert(Close::BY_CLIENT);
+        self.closing.get_or_insert(Close::LOST);
     }
 
     fn write(&self, socket: &TcpStream) -> io::Result<usize> {

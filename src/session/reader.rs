@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use tungstenite::{
     Error, Message, Utf8Bytes,
     error::{CapacityError, ProtocolError},
-    protocol::{Role, WebSocketConfig, WebSocketContext},
+    protocol::{Role, WebSocketConfig, WebSocketContext, frame::coding::CloseCode},
 };
 
 use crate::protocol::Close;
@@ -23,6 +23,8 @@ const BUFFER: usize = 512;
 #[derive(Debug)]
 pub struct Reader {
     context: WebSocketContext,
+    /// The client's close frame says that it leaves for another page.
+    is_going_away: bool,
 }
 
 /// What came out of some bytes.
@@ -72,7 +74,7 @@ impl Reader {
             .max_write_buffer_size(1 << 20)
             .max_message_size(Some(message_size))
             .max_frame_size(Some(message_size));
-        Self { context: WebSocketContext::new(Role::Server, Some(config)) }
+        Self { context: WebSocketContext::new(Role::Server, Some(config)), is_going_away: false }
     }
 
     /// Takes in bytes. On an error what came before it is in `out` still.
@@ -87,8 +89,12 @@ impl Reader {
                 Ok(Message::Ping(_) | Message::Pong(_)) => out.n_control += 1,
                 Ok(Message::Binary(_)) => return Err(Close::INAPPROPRIATE_PROTOCOL),
                 // Goes on to write the answer, then ends with ConnectionClosed.
-                Ok(Message::Close(_) | Message::Frame(_)) => {}
+                Ok(Message::Close(frame)) => {
+                    self.is_going_away = frame.is_some_and(|frame| frame.code == CloseCode::Away);
+                }
+                Ok(Message::Frame(_)) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(Error::ConnectionClosed) if self.is_going_away => return Err(Close::LOST),
                 Err(error) => return Err(close_for(&error)),
             }
         }

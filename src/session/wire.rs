@@ -110,13 +110,13 @@ impl Wire {
     fn read(&mut self) -> Vec<Utf8Bytes> {
         SCRATCH.with_borrow_mut(|scratch| match self.outbox.socket().try_read(scratch) {
             Ok(0) => {
-                self.ending = Some(Close::BY_CLIENT);
+                self.ending = Some(Close::LOST);
                 Vec::new()
             }
             Ok(n) => self.feed(&scratch[..n]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Vec::new(),
             Err(_gone) => {
-                self.ending = Some(Close::BY_CLIENT);
+                self.ending = Some(Close::LOST);
                 Vec::new()
             }
         })
@@ -162,7 +162,9 @@ impl Wire {
                 outbox.flush();
             }
         };
-        if timeout_at(deadline, written).await.is_err() || outbox.closing() == Some(Close::BY_CLIENT) {
+        if timeout_at(deadline, written).await.is_err()
+            || outbox.closing().is_some_and(|close| close.code == Close::BY_CLIENT.code)
+        {
             return;
         }
         let mut left = LAST_BYTES;
@@ -172,7 +174,9 @@ impl Wire {
                 let read = SCRATCH.with_borrow_mut(|scratch| {
                     let n = outbox.socket().try_read(scratch)?;
                     let fed = reader.as_mut().map(|reader| reader.feed(&scratch[..n], &mut Decoded::default()));
-                    let is_over = n == 0 || fed == Some(Err(Close::BY_CLIENT));
+                    let is_closed =
+                        |fed: &Result<(), Close>| matches!(fed, Err(close) if close.code == Close::BY_CLIENT.code);
+                    let is_over = n == 0 || fed.as_ref().is_some_and(is_closed);
                     // The rest of what made no sense makes none either; it is
                     // read all the same, for the sake of our close frame.
                     reader = reader.take().filter(|_| matches!(fed, Some(Ok(()))));

@@ -10,6 +10,7 @@
 mod bad_clients;
 mod bad_plugins;
 mod cli;
+mod cluster;
 mod connect;
 mod deploy;
 mod drain;

@@ -1,0 +1,280 @@
+//! What comes from other instances, and what they ask of this one.
+
+use std::{
+    borrow::Cow,
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Weak},
+};
+
+use super::{Router, is_personal, is_registered};
+use crate::{
+    cluster::{
+        BusError, Receiver,
+        envelope::{self, Body, Changes, Order, Publication, Routed, What},
+    },
+    config::Target,
+    hub::{Placed, Seen},
+    id::{BootId, ConnectionId, RoomName, UserId},
+    plugin::{Delivery, EventView},
+    protocol::{Broadcast, Close, MemberInfo, PastPublication, Payload, Push, Refusal, Tag},
+    room::{Position, history::Kept},
+    session::flusher::Batch,
+};
+
+/// Deliveries that are remembered, for their copies on other channels.
+const RECENT: usize = 8_192;
+
+/// The deliveries that came last.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    seen: HashSet<(u64, u64)>,
+    order: VecDeque<(u64, u64)>,
+}
+
+impl Recent {
+    /// True if it has not been seen before.
+    fn is_new(&mut self, id: (u64, u64)) -> bool {
+        if !self.seen.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > RECENT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        true
+    }
+}
+
+/// What a client is told when Redis did not do something.
+pub(super) fn refusal(error: BusError) -> Refusal {
+    match error {
+        BusError::Unknown => Refusal::BUS_UNKNOWN,
+        BusError::Down | BusError::Refused(_) => {
+            tracing::debug!(%error, "refused for the moment");
+            Refusal::BUS_DOWN
+        }
+    }
+}
+
+/// A message as a client reads it in a history. None: not one of ours.
+pub(super) fn past_publication(kept: &Kept) -> Option<PastPublication> {
+    let (frame, _) = envelope::decode(&kept.frame).ok()?;
+    let Body::Publication(publication) = frame.body else { return None };
+    let owned = |(name, value): Tag<'_>| (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()));
+    Some(PastPublication {
+        offset: kept.offset,
+        sender: publication.sender.as_ref().map(envelope::Member::to_info),
+        data: publication.payload.into_payload().to_json().into_owned(),
+        tags: publication.tags.into_iter().map(owned).collect(),
+    })
+}
+
+/// The gateway, as the cluster calls it.
+#[derive(Debug)]
+pub struct Remote(pub Weak<Router>);
+
+impl Receiver for Remote {
+    fn on_frame(&self, origin: BootId, body: Body<'_>, position: Option<Position>) {
+        let Some(router) = self.0.upgrade() else { return };
+        let is_own = origin == router.boot;
+        match body {
+            Body::Publication(publication) => match position {
+                Some(position) => router.on_kept(&publication, &position),
+                None if is_own => {}
+                None => router.on_publication(&publication),
+            },
+            Body::Delivery(routed) if !is_own => router.on_routed(routed),
+            Body::Presence(changes) => router.on_changes(&changes),
+            Body::Order(order) if !is_own => router.on_order(&order),
+            _ => {}
+        }
+    }
+
+    fn on_deaf(&self) {}
+
+    fn on_hearing(&self) {
+        let Some(router) = self.0.upgrade() else { return };
+        let Some(cluster) = router.cluster.clone() else { return };
+        let looking = Arc::clone(&router);
+        router.tasks.spawn(async move { looking.compare_positions(&cluster).await });
+    }
+
+    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>)> {
+        let Some(router) = self.0.upgrade() else { return Vec::new() };
+        let generation = router.generation();
+        let is_ours = |room: &RoomName| {
+            generation.room(room).is_some_and(|(entry, _)| is_registered(entry)) && !is_personal(&generation, room)
+        };
+        let rooms = router.hub.rooms().into_iter().filter(is_ours);
+        rooms
+            .map(|room| {
+                let members = router.hub.members(&room, usize::MAX);
+                (room, members)
+            })
+            .collect()
+    }
+
+    fn is_member(&self, room: &str, connection: &str) -> bool {
+        let Some(router) = self.0.upgrade() else { return false };
+        ConnectionId::parse(connection).is_some_and(|id| router.hub.is_in(room, id))
+    }
+
+    fn users(&self) -> Vec<(UserId, Vec<String>)> {
+        let Some(router) = self.0.upgrade() else { return Vec::new() };
+        let ids = |devices: Vec<Arc<crate::hub::Connection>>| {
+            devices.iter().map(|device| device.id_text.to_string()).collect()
+        };
+        router.hub.users().into_iter().map(|(user, devices)| (user, ids(devices))).collect()
+    }
+
+    fn on_reaped(&self, room: &str, member: &MemberInfo, _is_last: bool) {
+        let Some(router) = self.0.upgrade() else { return };
+        let generation = router.generation();
+        let Some((_, pipeline)) = generation.room(room) else { return };
+        let mut batch = Batch::new(&router.flusher);
+        let event = EventView { kind: "left", room };
+        router.observe_member(&generation, &pipeline.observe, member, event, &mut batch);
+    }
+
+    fn on_user_gone(&self, user: &str) {
+        if let Some(router) = self.0.upgrade() {
+            router.on_user(user, "offline");
+        }
+    }
+
+    fn info(&self) -> String {
+        let Some(router) = self.0.upgrade() else { return "{}".to_owned() };
+        router.describe().to_string()
+    }
+}
+
+impl Router {
+    /// What this instance says of itself.
+    #[must_use]
+    pub fn describe(&self) -> serde_json::Value {
+        let generation = self.generation();
+        let name = self.cluster.as_ref().map_or_else(|| self.instance.clone(), |cluster| cluster.name().to_owned());
+        serde_json::json!({
+            "uid": self.instance,
+            "name": name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "num_clients": self.hub.n_connections(),
+            "num_users": self.hub.n_users(),
+            "num_channels": self.hub.n_rooms(),
+            "generation": generation.number,
+        })
+    }
+
+    fn on_publication(&self, publication: &Publication<'_>) {
+        let payload = publication.payload.clone().into_payload();
+        let sender = publication.sender.as_ref().map(envelope::Member::to_info);
+        let push = Push::Publication {
+            room: &publication.room,
+            data: &payload.to_json(),
+            sender: sender.as_ref(),
+            tags: &publication.tags,
+            offset: 0,
+        };
+        let mut batch = Batch::new(&self.flusher);
+        let delivered =
+            self.hub.deliver_room(&publication.room, &Broadcast::new(push), &mut Seen::default(), &mut batch);
+        self.metrics.deliveries.inc_by(delivered.queued as u64);
+    }
+
+    fn on_kept(self: &Arc<Self>, publication: &Publication<'_>, position: &Position) {
+        let payload = publication.payload.clone().into_payload();
+        let sender = publication.sender.as_ref().map(envelope::Member::to_info);
+        let push = Push::Publication {
+            room: &publication.room,
+            data: &payload.to_json(),
+            sender: sender.as_ref(),
+            tags: &publication.tags,
+            offset: position.offset,
+        };
+        let mut batch = Batch::new(&self.flusher);
+        match self.hub.deliver_at(&publication.room, position, &Broadcast::new(push), &mut batch) {
+            Placed::Delivered(delivered) => drop(self.metrics.deliveries.inc_by(delivered.queued as u64)),
+            Placed::Gap => self.repair(&publication.room),
+            Placed::Before | Placed::Nobody => {}
+        }
+    }
+
+    fn on_routed(self: &Arc<Self>, routed: Routed<'_>) {
+        if !self.recent.lock().is_new(routed.id) {
+            return;
+        }
+        let targets = |texts: &[Cow<'_, str>]| texts.iter().filter_map(|text| Target::parse(text)).collect();
+        let delivery = Delivery { to: targets(&routed.to), except: targets(&routed.except), payload: None };
+        let sender = routed.sender.as_ref().map(envelope::Member::to_info);
+        let payload: Payload = routed.payload.into_payload();
+        let generation = self.generation();
+        let mut batch = Batch::new(&self.flusher);
+        let delivered = self.deliver_here(&generation, &delivery, &payload, sender.as_ref(), &routed.tags, &mut batch);
+        self.metrics.deliveries.inc_by(delivered.queued as u64);
+    }
+
+    /// Tells a room's members here who came and went.
+    fn on_changes(&self, changes: &Changes<'_>) {
+        let generation = self.generation();
+        if !generation.room(&changes.room).is_some_and(|(entry, _)| entry.join_leave) {
+            return;
+        }
+        let mut batch = Batch::new(&self.flusher);
+        for (members, is_joined) in [(&changes.joined, true), (&changes.left, false)] {
+            for member in members.iter().map(envelope::Member::to_info) {
+                let room = &*changes.room;
+                let member = &member;
+                let push = if is_joined { Push::Joined { room, member } } else { Push::Left { room, member } };
+                let mut seen = Seen::default();
+                if let Some(id) = ConnectionId::parse(&member.connection) {
+                    seen.exclude(id);
+                }
+                self.hub.deliver_room(room, &Broadcast::new(push), &mut seen, &mut batch);
+            }
+        }
+    }
+
+    fn on_order(self: &Arc<Self>, order: &Order<'_>) {
+        let Some(who) = Target::parse(&order.who) else { return };
+        let mut batch = Batch::new(&self.flusher);
+        self.carry_out(&self.generation(), &who, &order.what, 0, &mut batch);
+    }
+
+    /// Does something with the connections here that a target reaches. False if
+    /// it could not be done for one of them.
+    pub(super) fn carry_out(
+        self: &Arc<Self>,
+        generation: &Arc<crate::generation::Generation>,
+        who: &Target,
+        what: &What<'_>,
+        depth: u8,
+        batch: &mut Batch<'_>,
+    ) -> bool {
+        let mut all_done = true;
+        for connection in self.resolve(who) {
+            all_done &= match what {
+                What::Join(room) => self.join_by_server(generation, &connection, room, depth),
+                What::Leave(room) => self.leave_by_server(generation, &connection, room, depth, batch),
+                What::Close(code, reason) => {
+                    connection.outbox.close(Close { code: *code, reason: Cow::Owned(reason.as_ref().to_owned()) });
+                    true
+                }
+                What::SetInfo(info) => {
+                    connection.set_info(info.as_ref().into());
+                    true
+                }
+            };
+        }
+        all_done
+    }
+
+    /// Something happened to a user as a whole.
+    pub(super) fn on_user(self: &Arc<Self>, user: &str, kind: &'static str) {
+        let generation = self.generation();
+        let member = MemberInfo { connection: String::new(), user: user.into(), info: "".into(), room_info: "".into() };
+        let mut batch = Batch::new(&self.flusher);
+        self.observe_member(&generation, generation.observers(), &member, EventView { kind, room: "" }, &mut batch);
+    }
+}

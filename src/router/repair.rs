@@ -1,0 +1,173 @@
+//! Messages of rooms with history that should have come and have not.
+//!
+//! Redis forgets a message for whoever does not take it at once. A room with
+//! history keeps it, and its offsets show that it is missing: it is read and
+//! delivered in its place. Where that cannot be done, those who would notice
+//! are told, so that they ask for what they can still get.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{Router, remote};
+use crate::{
+    cluster::Cluster,
+    config::HistoryConfig,
+    hub::Placed,
+    id::RoomName,
+    protocol::{Broadcast, Push, codes},
+    room::{
+        Position,
+        history::{RECOVERY_MAX, Range, Reading},
+    },
+    session::flusher::Batch,
+};
+
+/// How often the positions of all rooms are compared with what is kept.
+const LOOK: Duration = Duration::from_secs(4);
+
+/// Rooms in one such question.
+const ROOMS: usize = 256;
+
+/// How long to wait before a repair that failed is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Rooms that are being repaired; true: something more is missing there.
+#[derive(Debug, Default)]
+pub(super) struct Repairs(Mutex<HashMap<RoomName, bool>>);
+
+impl Router {
+    /// Brings a room's members up to date, beside everything else.
+    pub(super) fn repair(self: &Arc<Self>, room: &str) {
+        if let Some(again) = self.repairs.0.lock().get_mut(room) {
+            *again = true;
+            return;
+        }
+        let room: RoomName = room.into();
+        self.repairs.0.lock().insert(Arc::clone(&room), false);
+        let router = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                let done = router.repair_once(&room).await;
+                if !done && !router.stop.is_cancelled() {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+                let mut repairs = router.repairs.0.lock();
+                if !done || repairs.get(&room) != Some(&true) {
+                    repairs.remove(&room);
+                    return;
+                }
+                repairs.insert(Arc::clone(&room), false);
+            }
+        });
+    }
+
+    /// False: Redis did not answer.
+    async fn repair_once(self: &Arc<Self>, room: &RoomName) -> bool {
+        let generation = self.generation();
+        let Some(keep) = generation.room(room).and_then(|(entry, _)| entry.history) else { return true };
+        loop {
+            let Some(at) = self.hub.position(room) else { return true };
+            let range = Range::Forward { since: Some(at.offset), limit: RECOVERY_MAX };
+            let Ok(reading) = self.read(room, range, keep).await else { return false };
+            if !reading.continues(&at.epoch, at.offset) {
+                self.lost(room, &reading.position());
+                return true;
+            }
+            if reading.epoch != at.epoch {
+                // The same messages up to here, under another name.
+                let position = Position { epoch: Arc::clone(&reading.epoch), offset: at.offset };
+                self.hub.set_position(room, &position, false);
+            }
+            let Some(last) = reading.messages.last().map(|kept| kept.offset) else {
+                if reading.top > at.offset {
+                    // They were there and are not kept any more.
+                    self.lost(room, &reading.position());
+                }
+                return true;
+            };
+            if !self.deliver_read(room, &reading) {
+                self.lost(room, &reading.position());
+                return true;
+            }
+            if last >= reading.top {
+                return true;
+            }
+        }
+    }
+
+    /// Delivers what was read. False: it does not begin where the members stand.
+    fn deliver_read(self: &Arc<Self>, room: &RoomName, reading: &Reading) -> bool {
+        let mut batch = Batch::new(&self.flusher);
+        for kept in &reading.messages {
+            let Some(past) = remote::past_publication(kept) else { continue };
+            let push = Push::Publication {
+                room,
+                data: &past.data,
+                sender: past.sender.as_ref(),
+                tags: &past.tags,
+                offset: kept.offset,
+            };
+            let position = Position { epoch: Arc::clone(&reading.epoch), offset: kept.offset };
+            match self.hub.deliver_at(room, &position, &Broadcast::new(push), &mut batch) {
+                Placed::Delivered(delivered) => {
+                    self.metrics.deliveries.inc_by(delivered.queued as u64);
+                    self.metrics.cluster.repaired.inc();
+                }
+                Placed::Before => {}
+                Placed::Gap => return false,
+                Placed::Nobody => return true,
+            }
+        }
+        true
+    }
+
+    /// Tells those who count on it that messages are lost to them; they come
+    /// back by themselves and ask for what there is.
+    fn lost(self: &Arc<Self>, room: &RoomName, position: &Position) {
+        let generation = self.generation();
+        let mut batch = Batch::new(&self.flusher);
+        for connection in self.hub.set_position(room, position, true) {
+            self.metrics.cluster.unrepaired.inc();
+            let push = Push::YouLeft { room, code: codes::INSUFFICIENT_STATE, reason: "insufficient state" };
+            let own = connection.encoding.push(&push);
+            self.take_out(&generation, &connection, room, Some(own), 0, &mut batch);
+        }
+    }
+
+    /// Compares where all rooms stand with what is kept, now and then, and
+    /// repairs what lies behind: a message that never came has no successor
+    /// that would show it.
+    pub async fn watch_positions(self: Arc<Self>, cluster: Arc<Cluster>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = stop.cancelled() => return,
+            }
+            self.compare_positions(&cluster).await;
+        }
+    }
+
+    /// One comparison of all rooms.
+    pub(super) async fn compare_positions(self: &Arc<Self>, cluster: &Cluster) {
+        let generation = self.generation();
+        let keep = |room: &RoomName| generation.room(room).and_then(|(entry, _)| entry.history);
+        let rooms: Vec<(RoomName, Position, HistoryConfig)> = self
+            .hub
+            .positions()
+            .into_iter()
+            .filter_map(|(room, position)| keep(&room).map(|keep| (room, position, keep)))
+            .collect();
+        for rooms in rooms.chunks(ROOMS) {
+            let asked: Vec<_> = rooms.iter().map(|(room, _, keep)| (Arc::clone(room), *keep)).collect();
+            let Ok(readings) = cluster.positions(&asked).await else { return };
+            for ((room, at, _), reading) in rooms.iter().zip(readings) {
+                if reading.is_ok_and(|reading| reading.epoch != at.epoch || reading.top > at.offset) {
+                    self.repair(room);
+                }
+            }
+        }
+    }
+}

@@ -3,7 +3,11 @@
 //! It never changes. A reload builds the next one whole, beside the running
 //! one, and swaps a pointer; a message sees one generation from start to end.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
 
 use crate::{
     auth::Tokens,
@@ -106,6 +110,13 @@ impl Generation {
     /// The plugins that answer calls.
     pub fn callees(&self) -> impl Iterator<Item = &Arc<Plugin>> {
         self.plugins.iter().filter(|plugin| plugin.hooks().contains(&Hook::Call))
+    }
+
+    /// What is in the plugins' files, by name: instances that run the same have
+    /// the same.
+    #[must_use]
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        self.plugins.iter().map(|plugin| (plugin.name().to_owned(), plugin.short_hash())).collect()
     }
 
     /// The plugins that are told of connections.

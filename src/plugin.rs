@@ -195,6 +195,12 @@ impl Plugin {
         self.hash.to_hex().to_string()
     }
 
+    /// The first 16 digits of it, enough to tell contents apart.
+    #[must_use]
+    pub fn short_hash(&self) -> String {
+        self.hash.to_hex()[..16].to_owned()
+    }
+
     /// The hooks that it exports.
     #[must_use]
     pub fn hooks(&self) -> &[Hook] {

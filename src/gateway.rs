@@ -12,7 +12,7 @@ use crate::{
     http::{self, Web},
     hub::Hub,
     metrics::Metrics,
-    plugin::PluginHost,
+    plugin::{MemoryStore, PluginHost},
     protocol::Close,
     reload::{Reloader, Watcher},
     router::{HubLookup, Router},
@@ -43,7 +43,8 @@ impl Gateway {
         let metrics = Metrics::new();
         let hub = Arc::new(Hub::new());
         let lookup = Arc::new(HubLookup(Arc::clone(&hub)));
-        let host = Arc::new(PluginHost::open(config.server.cache.as_deref(), lookup, metrics.clone())?);
+        let store = Arc::new(MemoryStore::default());
+        let host = Arc::new(PluginHost::open(config.server.cache.as_deref(), store, lookup, metrics.clone())?);
         let building = Arc::clone(&host);
         let generation = tokio::task::spawn_blocking(move || Generation::build(config, &building, None))
             .await

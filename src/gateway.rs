@@ -15,7 +15,7 @@ use crate::{
     plugin::{MemoryStore, PluginHost},
     protocol::Close,
     reload::{Reloader, Watcher},
-    router::{HubLookup, Router},
+    router::{Alone, HubLookup, Router, Ticker},
     session::flusher::Flusher,
 };
 
@@ -27,7 +27,7 @@ pub struct Gateway {
     router: Arc<Router>,
     reloader: Arc<Reloader>,
     tasks: TaskTracker,
-    /// Ends the listener, and sessions that are nobody yet.
+    /// Ends the listener, the ticks, and sessions that are nobody yet.
     stop: CancellationToken,
     /// Ends what serves sessions, after them.
     end: CancellationToken,
@@ -61,6 +61,7 @@ impl Gateway {
         for shard in 0..flusher.shards() {
             tasks.spawn(Arc::clone(&flusher).run(shard, end.clone()));
         }
+        tasks.spawn(Ticker::new(Arc::clone(&router), Arc::new(Alone), tasks.clone()).run(stop.clone()));
         if reloader.file().is_some() {
             match Watcher::new() {
                 Ok(watcher) => drop(tasks.spawn(watcher.run(Arc::clone(&reloader), end.clone()))),

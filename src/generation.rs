@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -110,6 +111,11 @@ impl Generation {
     /// The plugins that answer calls.
     pub fn callees(&self) -> impl Iterator<Item = &Arc<Plugin>> {
         self.plugins.iter().filter(|plugin| plugin.hooks().contains(&Hook::Call))
+    }
+
+    /// The plugins that are asked every period.
+    pub fn tickers(&self) -> impl Iterator<Item = (&Arc<Plugin>, Duration)> {
+        self.plugins.iter().filter_map(|plugin| Some((plugin, plugin.period()?)))
     }
 
     /// What is in the plugins' files, by name: instances that run the same have

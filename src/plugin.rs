@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -35,7 +35,7 @@ pub use self::{
     load::LoadError,
     types::{
         Action, Admission, Answer, Authentication, Caller, Delivery, EventView, Failure, FailureKind, Grant, HelloView,
-        Hook, Identity, JoinView, MessageView, Permission, Policy, Routing, Terms, Verdict,
+        Hook, Identity, JoinView, MessageView, MomentView, Permission, Policy, Routing, Terms, Verdict,
     },
 };
 use crate::{
@@ -294,6 +294,22 @@ impl Plugin {
     pub fn observe(&self, who: Caller<'_>, event: EventView<'_>) -> Result<Vec<Action>, Failure> {
         let max = self.program.config.targets;
         self.call(Hook::Observe, |functions, store| functions.observe(store, who, event, max))
+    }
+
+    /// How often it is asked at [`Hook::Tick`]; None: it does not have it.
+    #[must_use]
+    pub fn period(&self) -> Option<Duration> {
+        self.program.config.tick
+    }
+
+    /// A period is over. It may take its whole timeout, since nobody waits for
+    /// it: the other tasks of the thread go elsewhere meanwhile.
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn tick(&self, moment: MomentView) -> Result<Vec<Action>, Failure> {
+        let max = self.program.config.targets;
+        without_blocking(|| self.call(Hook::Tick, |functions, store| functions.tick(store, moment, max)))
     }
 
     /// A client calls.

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::{
     config::{PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
-    id::{MessageId, MessageIds},
+    id::{self, MessageId, MessageIds},
     metrics::Metrics,
     plugin::{Answer, Caller, Delivery, Failure, MessageView, Plugin, Policy, Routing, Verdict},
     protocol::{MemberInfo, Payload, Refusal},
@@ -23,10 +24,12 @@ mod actions;
 mod connect;
 mod deliver;
 mod join;
+mod tick;
 
 pub use self::{
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
+    tick::{Alone, Ticker, Turn},
 };
 
 /// The most members that one answer lists. A larger room can be counted; its
@@ -62,6 +65,8 @@ pub struct Router {
     /// Names this process to clients.
     pub instance: String,
     generation: ArcSwap<Generation>,
+    /// The number of the generation in force, for those who wait for the next.
+    replaced: watch::Sender<id::Generation>,
     ids: MessageIds,
 }
 
@@ -70,7 +75,8 @@ impl Router {
     #[must_use]
     pub fn new(hub: Arc<Hub>, flusher: Arc<Flusher>, metrics: Metrics, generation: Arc<Generation>) -> Self {
         let instance = format!("{:016x}", u64::from_le_bytes(crate::id::random_bytes()));
-        Self { hub, flusher, metrics, instance, generation: ArcSwap::new(generation), ids: MessageIds::new() }
+        let replaced = watch::Sender::new(generation.number);
+        Self { hub, flusher, metrics, instance, generation: ArcSwap::new(generation), replaced, ids: MessageIds::new() }
     }
 
     /// The generation in force. Take it once for each thing to be done.
@@ -82,7 +88,15 @@ impl Router {
     /// Puts the next generation in force; what is under way ends with the one
     /// that it began with.
     pub fn replace(&self, generation: Arc<Generation>) {
+        let number = generation.number;
         self.generation.store(generation);
+        self.replaced.send_replace(number);
+    }
+
+    /// Tells when a generation was replaced, after it was.
+    #[must_use]
+    pub fn replacements(&self) -> watch::Receiver<id::Generation> {
+        self.replaced.subscribe()
     }
 
     /// A client sends a message to a room.

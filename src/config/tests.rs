@@ -55,6 +55,7 @@ fn each_mistake_says_what_would_be_right() {
         "did you mean `transform`?",
     );
     check_mistake("[[plugins]]\nname = \"a\"\npath = \"x\"\nsettings = 5", "expected a table");
+    check_mistake("[[plugins]]\nname = \"a\"\npath = \"x\"\ntick = \"10ms\"", "out of range; expected 1s to 7days");
     check_mistake("[log]\nlevel = \"lo=u=d\"", "is not a level");
     check_mistake("[server\nlisten = 1", "line 1");
 }
@@ -173,6 +174,7 @@ fn the_example_config_shows_every_option_with_its_default() {
         "stamp",
         "keep",
         "grants",
+        "tick",
         "init_timeout",
         "memory",
         "answer_size",

@@ -12,7 +12,7 @@ use support::{machine, stats::median, table};
 use wayleave::{
     config::Config,
     metrics::Metrics,
-    plugin::{Caller, Lookup, MessageView, Plugin, PluginHost, Routing, Verdict},
+    plugin::{Caller, Lookup, MemoryStore, MessageView, Plugin, PluginHost, Routing, Unavailable, Verdict},
     protocol::{MemberInfo, Payload},
 };
 
@@ -27,14 +27,14 @@ const WORDS: [&str; 3] = ["darn", "heck", "dang"];
 struct Nobody;
 
 impl Lookup for Nobody {
-    fn count(&self, _room: &str) -> (usize, usize) {
-        (0, 0)
+    fn count(&self, _room: &str) -> Result<(usize, usize), Unavailable> {
+        Ok((0, 0))
     }
-    fn members(&self, _room: &str, _limit: usize) -> Vec<MemberInfo> {
-        Vec::new()
+    fn members(&self, _room: &str, _limit: usize) -> Result<Vec<MemberInfo>, Unavailable> {
+        Ok(Vec::new())
     }
-    fn connections(&self, _user: &str) -> Vec<String> {
-        Vec::new()
+    fn connections(&self, _user: &str) -> Result<Vec<String>, Unavailable> {
+        Ok(Vec::new())
     }
 }
 
@@ -44,7 +44,7 @@ fn main() {
     }
     println!("hooks: {}", machine::line());
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let host = PluginHost::open(None, Arc::new(Nobody), Metrics::new()).unwrap();
+    let host = PluginHost::open(None, Arc::new(MemoryStore::default()), Arc::new(Nobody), Metrics::new()).unwrap();
     let load = |name: &str, path: &str, more: &str| -> Option<Arc<Plugin>> {
         if !root.join(path).join("plugin.wasm").is_file() && !path.ends_with(".wat") {
             println!("left out: {path} is not built; `make plugins` builds it");

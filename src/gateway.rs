@@ -14,10 +14,10 @@ use crate::{
     hub::Hub,
     id::BootId,
     metrics::Metrics,
-    plugin::PluginHost,
+    plugin::{Lookup, MemoryStore, PluginHost, kv::KvStore},
     protocol::Close,
     reload::{Reloader, Watcher},
-    router::{HubLookup, Remote, Router},
+    router::{Alone, HubLookup, Remote, Router, SharedLookup, SharedStore, SharedTurn, Surroundings, Ticker, Turn},
     session::flusher::Flusher,
 };
 
@@ -29,7 +29,7 @@ pub struct Gateway {
     router: Arc<Router>,
     reloader: Arc<Reloader>,
     tasks: TaskTracker,
-    /// Ends the listener, and sessions that are nobody yet.
+    /// Ends the listener, the ticks, and sessions that are nobody yet.
     stop: CancellationToken,
     /// Ends what serves sessions, after them.
     end: CancellationToken,
@@ -44,8 +44,25 @@ impl Gateway {
     pub async fn start(config: Config, file: Option<PathBuf>) -> anyhow::Result<Self> {
         let metrics = Metrics::new();
         let hub = Arc::new(Hub::new());
-        let lookup = Arc::new(HubLookup(Arc::clone(&hub)));
-        let host = Arc::new(PluginHost::open(config.server.cache.as_deref(), lookup, metrics.clone())?);
+        let boot = BootId::random();
+        let (cluster, starter) = match &config.bus {
+            BusConfig::Memory => (None, None),
+            BusConfig::Redis(redis) => {
+                let watch = config.cluster.clone();
+                let (cluster, starter) = Cluster::open(redis.clone(), watch, boot, metrics.cluster.clone()).await?;
+                (Some(cluster), Some(starter))
+            }
+        };
+        let here = HubLookup(Arc::clone(&hub));
+        let (store, lookup, turn): (Arc<dyn KvStore>, Arc<dyn Lookup>, Arc<dyn Turn>) = match &cluster {
+            None => (Arc::new(MemoryStore::default()), Arc::new(here), Arc::new(Alone)),
+            Some(cluster) => {
+                let lookup = SharedLookup { here, cluster: Arc::clone(cluster) };
+                let (store, turn) = (SharedStore(Arc::clone(cluster)), SharedTurn(Arc::clone(cluster)));
+                (Arc::new(store), Arc::new(lookup), Arc::new(turn))
+            }
+        };
+        let host = Arc::new(PluginHost::open(config.server.cache.as_deref(), store, lookup, metrics.clone())?);
         let building = Arc::clone(&host);
         let generation = tokio::task::spawn_blocking(move || Generation::build(config, &building, None))
             .await
@@ -57,25 +74,8 @@ impl Gateway {
 
         let flusher = Arc::new(Flusher::new(std::thread::available_parallelism().map_or(1, usize::from)));
         let (tasks, stop, end) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let boot = BootId::random();
-        let (cluster, starter) = match &generation.config.bus {
-            BusConfig::Memory => (None, None),
-            BusConfig::Redis(redis) => {
-                let watch = generation.config.cluster.clone();
-                let (cluster, starter) = Cluster::open(redis.clone(), watch, boot, metrics.cluster.clone()).await?;
-                (Some(cluster), Some(starter))
-            }
-        };
-        let router = Arc::new(Router::new(
-            boot,
-            hub,
-            Arc::clone(&flusher),
-            metrics,
-            Arc::new(generation),
-            cluster.clone(),
-            tasks.clone(),
-            stop.clone(),
-        ));
+        let surroundings = Surroundings { boot, cluster: cluster.clone(), tasks: tasks.clone(), stop: stop.clone() };
+        let router = Arc::new(Router::new(hub, Arc::clone(&flusher), metrics, Arc::new(generation), surroundings));
         if let (Some(cluster), Some(starter)) = (&cluster, starter) {
             let receiver: Arc<dyn Receiver> = Arc::new(Remote(Arc::downgrade(&router)));
             starter.start(cluster, &receiver, &tasks, &end);
@@ -85,6 +85,7 @@ impl Gateway {
         for shard in 0..flusher.shards() {
             tasks.spawn(Arc::clone(&flusher).run(shard, end.clone()));
         }
+        tasks.spawn(Ticker::new(Arc::clone(&router), turn, tasks.clone()).run(stop.clone()));
         if reloader.file().is_some() {
             match Watcher::new() {
                 Ok(watcher) => drop(tasks.spawn(watcher.run(Arc::clone(&reloader), end.clone()))),

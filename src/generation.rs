@@ -3,7 +3,12 @@
 //! It never changes. A reload builds the next one whole, beside the running
 //! one, and swaps a pointer; a message sees one generation from start to end.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     auth::Tokens,
@@ -107,6 +112,18 @@ impl Generation {
     /// The plugins that answer calls.
     pub fn callees(&self) -> impl Iterator<Item = &Arc<Plugin>> {
         self.plugins.iter().filter(|plugin| plugin.hooks().contains(&Hook::Call))
+    }
+
+    /// The plugins that are asked every period.
+    pub fn tickers(&self) -> impl Iterator<Item = (&Arc<Plugin>, Duration)> {
+        self.plugins.iter().filter_map(|plugin| Some((plugin, plugin.period()?)))
+    }
+
+    /// What is in the plugins' files, by name: instances that run the same have
+    /// the same.
+    #[must_use]
+    pub fn hashes(&self) -> BTreeMap<String, String> {
+        self.plugins.iter().map(|plugin| (plugin.name().to_owned(), plugin.short_hash())).collect()
     }
 
     /// The plugins that are told of connections.

@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 mod engine;
 mod guest;
 mod host;
-mod kv;
+pub mod kv;
 mod load;
 pub mod types;
 mod v0_1_0;
@@ -31,10 +31,11 @@ use self::{
     v0_1_0::Functions,
 };
 pub use self::{
+    kv::{KvStore, MemoryStore, NotStored},
     load::LoadError,
     types::{
         Action, Admission, Answer, Authentication, Caller, Delivery, EventView, Failure, FailureKind, Grant, HelloView,
-        Hook, Identity, JoinView, MessageView, Permission, Policy, Routing, Terms, Verdict,
+        Hook, Identity, JoinView, MessageView, MomentView, Permission, Policy, Routing, Terms, Verdict,
     },
 };
 use crate::{
@@ -44,19 +45,34 @@ use crate::{
     protocol::{MemberInfo, Payload, Refusal},
 };
 
-/// What the `lookup` import reads. It answers from memory, at once.
+/// What instances share cannot be reached now, or not in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("unavailable")]
+pub struct Unavailable;
+
+/// What the `lookup` import reads. It answers within its own deadline: a guest
+/// waits for it, and with it the message in hand.
 pub trait Lookup: Send + Sync + fmt::Debug {
     /// Connections and different users in a room.
-    fn count(&self, room: &str) -> (usize, usize);
+    ///
+    /// # Errors
+    /// If it cannot be known now; so for all of them.
+    fn count(&self, room: &str) -> Result<(usize, usize), Unavailable>;
     /// At most `limit` members.
-    fn members(&self, room: &str, limit: usize) -> Vec<MemberInfo>;
+    ///
+    /// # Errors
+    /// If it cannot be known now.
+    fn members(&self, room: &str, limit: usize) -> Result<Vec<MemberInfo>, Unavailable>;
     /// Ids of a user's connections.
-    fn connections(&self, user: &str) -> Vec<String>;
+    ///
+    /// # Errors
+    /// If it cannot be known now.
+    fn connections(&self, user: &str) -> Result<Vec<String>, Unavailable>;
 }
 
 /// What all plugins share behind their imports.
 struct Environment {
-    stores: kv::Stores,
+    store: Arc<dyn KvStore>,
     lookup: Arc<dyn Lookup>,
     started: Instant,
     clock: engine::Clock,
@@ -82,9 +98,14 @@ impl PluginHost {
     ///
     /// # Errors
     /// If wasm cannot be run here, or the folder cannot be used.
-    pub fn open(cache: Option<&Path>, lookup: Arc<dyn Lookup>, metrics: Metrics) -> anyhow::Result<Self> {
+    pub fn open(
+        cache: Option<&Path>,
+        store: Arc<dyn KvStore>,
+        lookup: Arc<dyn Lookup>,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
         let (engine, clock) = engine::open(cache)?;
-        let environment = Environment { stores: kv::Stores::default(), lookup, started: Instant::now(), clock };
+        let environment = Environment { store, lookup, started: Instant::now(), clock };
         Ok(Self { engine, environment: Arc::new(environment), metrics, generations: Mutex::default() })
     }
 
@@ -195,6 +216,12 @@ impl Plugin {
         self.hash.to_hex().to_string()
     }
 
+    /// The first 16 digits of it, enough to tell contents apart.
+    #[must_use]
+    pub fn short_hash(&self) -> String {
+        self.hash.to_hex()[..16].to_owned()
+    }
+
     /// The hooks that it exports.
     #[must_use]
     pub fn hooks(&self) -> &[Hook] {
@@ -267,6 +294,22 @@ impl Plugin {
     pub fn observe(&self, who: Caller<'_>, event: EventView<'_>) -> Result<Vec<Action>, Failure> {
         let max = self.program.config.targets;
         self.call(Hook::Observe, |functions, store| functions.observe(store, who, event, max))
+    }
+
+    /// How often it is asked at [`Hook::Tick`]; None: it does not have it.
+    #[must_use]
+    pub fn period(&self) -> Option<Duration> {
+        self.program.config.tick
+    }
+
+    /// A period is over. It may take its whole timeout, since nobody waits for
+    /// it: the other tasks of the thread go elsewhere meanwhile.
+    ///
+    /// # Errors
+    /// If the plugin fails.
+    pub fn tick(&self, moment: MomentView) -> Result<Vec<Action>, Failure> {
+        let max = self.program.config.targets;
+        without_blocking(|| self.call(Hook::Tick, |functions, store| functions.tick(store, moment, max)))
     }
 
     /// A client calls.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     config::{HistoryConfig, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
-    id::{BootId, MessageId, MessageIds},
+    id::{self, BootId, MessageId, MessageIds},
     metrics::Metrics,
     plugin::{Answer, Caller, Delivery, Failure, MessageView, Plugin, Policy, Routing, Verdict},
     protocol::{MemberInfo, PastPublication, Payload, Refusal, Seen},
@@ -32,11 +33,15 @@ mod deliver;
 mod join;
 mod remote;
 mod repair;
+mod shared;
+mod tick;
 
 pub use self::{
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
     remote::Remote,
+    shared::{SharedLookup, SharedStore, SharedTurn},
+    tick::{Alone, Ticker, Turn},
 };
 use self::{remote::Recent, repair::Repairs};
 
@@ -77,6 +82,8 @@ pub struct Router {
     /// The other instances; None: there are none.
     pub cluster: Option<Arc<Cluster>>,
     generation: ArcSwap<Generation>,
+    /// The number of the generation in force, for those who wait for the next.
+    replaced: watch::Sender<id::Generation>,
     ids: MessageIds,
     /// What rooms keep, without a cluster.
     memory: MemoryHistory,
@@ -88,6 +95,28 @@ pub struct Router {
     pub tasks: TaskTracker,
     /// Cancelled when the instance begins to end.
     pub stop: CancellationToken,
+}
+
+/// What a router is a part of.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// This run of this instance.
+    pub boot: BootId,
+    /// The other instances; None: there are none.
+    pub cluster: Option<Arc<Cluster>>,
+    /// What is under way beside the sessions runs here.
+    pub tasks: TaskTracker,
+    /// Cancelled when the instance begins to end.
+    pub stop: CancellationToken,
+}
+
+impl Surroundings {
+    /// An instance without others.
+    #[must_use]
+    pub fn alone() -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { boot: BootId::random(), cluster: None, tasks, stop }
+    }
 }
 
 /// What a publish came to.
@@ -106,15 +135,13 @@ impl Router {
     /// A router for a first generation.
     #[must_use]
     pub fn new(
-        boot: BootId,
         hub: Arc<Hub>,
         flusher: Arc<Flusher>,
         metrics: Metrics,
         generation: Arc<Generation>,
-        cluster: Option<Arc<Cluster>>,
-        tasks: TaskTracker,
-        stop: CancellationToken,
+        surroundings: Surroundings,
     ) -> Self {
+        let Surroundings { boot, cluster, tasks, stop } = surroundings;
         Self {
             hub,
             flusher,
@@ -122,6 +149,7 @@ impl Router {
             boot,
             instance: boot.to_string(),
             cluster,
+            replaced: watch::Sender::new(generation.number),
             generation: ArcSwap::new(generation),
             ids: MessageIds::new(),
             memory: MemoryHistory::default(),
@@ -141,7 +169,15 @@ impl Router {
     /// Puts the next generation in force; what is under way ends with the one
     /// that it began with.
     pub fn replace(&self, generation: Arc<Generation>) {
+        let number = generation.number;
         self.generation.store(generation);
+        self.replaced.send_replace(number);
+    }
+
+    /// Tells when a generation was replaced, after it was.
+    #[must_use]
+    pub fn replacements(&self) -> watch::Receiver<id::Generation> {
+        self.replaced.subscribe()
     }
 
     /// A client sends a message to a room. `on_kept` answers it if it has to be

@@ -15,7 +15,7 @@ use wayleave::{
     config::Config,
     hub::Hub,
     metrics::Metrics,
-    plugin::PluginHost,
+    plugin::{MemoryStore, PluginHost},
     router::HubLookup,
 };
 
@@ -37,7 +37,7 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         .collect();
     good.sort();
     Bench {
-        host: PluginHost::open(None, lookup, Metrics::new()).expect("wasm runs here"),
+        host: PluginHost::open(None, Arc::new(MemoryStore::default()), lookup, Metrics::new()).expect("wasm runs here"),
         folder: tempfile::tempdir().expect("a folder"),
         good,
     }
@@ -60,7 +60,7 @@ fuzz_target!(|input: (u8, Vec<(u16, u8)>, Option<u16>, &[u8])| {
     };
     let path = BENCH.folder.path().join("p.wasm");
     std::fs::write(&path, bytes).expect("the file is written");
-    let text = "[[plugins]]\nname = \"p\"\npath = \"p.wasm\"\ngrants = [\"log\", \"kv\"]\ninit_timeout = \"20ms\"\n";
+    let text = "[[plugins]]\nname = \"p\"\npath = \"p.wasm\"\ngrants = [\"log\", \"kv\", \"lookup\"]\ninit_timeout = \"20ms\"\n";
     let config = Config::parse(text, BENCH.folder.path(), &Default::default()).expect("the config is good");
     let _either = BENCH.host.load(&config.plugins, &[]);
 });

@@ -6,7 +6,7 @@ use crate::{
     generation::Generation,
     hub::Hub,
     metrics::Metrics,
-    plugin::{Plugin, PluginHost},
+    plugin::{MemoryStore, Plugin, PluginHost},
     router::HubLookup,
 };
 
@@ -16,7 +16,8 @@ pub(super) fn main(file: &Path) -> ExitCode {
         Err(code) => return code,
     };
     let lookup = Arc::new(HubLookup(Arc::new(Hub::new())));
-    let host = match PluginHost::open(config.server.cache.as_deref(), lookup, Metrics::new()) {
+    let store = Arc::new(MemoryStore::default());
+    let host = match PluginHost::open(config.server.cache.as_deref(), store, lookup, Metrics::new()) {
         Ok(host) => host,
         Err(error) => {
             eprintln!("{error:#}");

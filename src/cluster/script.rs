@@ -92,6 +92,8 @@ scripts! {
     RECORD = "record";
     /// Takes from a bucket of tokens.
     TAKE = "take";
+    /// Whose turn a job is.
+    TURN = "turn";
     /// Reads and writes a plugin's store.
     KEEP = "keep";
 }

@@ -93,6 +93,17 @@ impl Cluster {
         Ok(Granted { tokens, retry_after: Duration::from_millis(wait) })
     }
 
+    /// True if a job is this instance's to do now. It stays so until the
+    /// instance is gone.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn turn(&self, job: &str) -> Result<bool, BusError> {
+        let (jobs, beats) = (self.keys.instances("jobs"), self.keys.instances("beats"));
+        let command = script::TURN.with(&[&jobs, &beats], &[&job, &self.id().to_string()]);
+        parse::<i64>(self.reader.one(command, &jobs).await?).map(|mine| mine == 1)
+    }
+
     /// Reads or writes a plugin's store; the answer is as the script `keep`
     /// gives it.
     ///

@@ -168,13 +168,22 @@ impl<'a> Table<'a> {
         default: Duration,
         range: std::ops::RangeInclusive<Duration>,
     ) -> Duration {
-        let value = self.or(key, default);
+        self.optional_duration(key, range).unwrap_or(default)
+    }
+
+    /// The same where there need not be one.
+    pub(super) fn optional_duration(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let value = self.optional(key)?;
         if range.contains(&value) {
-            return value;
+            return Some(value);
         }
         let (low, high) = (humantime::format_duration(*range.start()), humantime::format_duration(*range.end()));
         self.wrong(key, format!("{} is out of range; expected {low} to {high}", humantime::format_duration(value)));
-        default
+        None
     }
 
     /// A size in bytes within `range`.

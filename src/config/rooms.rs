@@ -92,6 +92,8 @@ pub struct PluginConfig {
     pub hooks: Option<Vec<Hook>>,
     /// The imports that it may have.
     pub grants: Vec<Grant>,
+    /// How often it is asked at its `tick` hook, which it then must have.
+    pub tick: Option<Duration>,
     /// How long one call may take.
     pub timeout: Duration,
     /// How long `init` and the self-test may take.
@@ -219,6 +221,7 @@ pub(super) fn read_plugins(root: &Table<'_>, folder: &Path) -> Vec<PluginConfig>
             settings: table.json("settings"),
             hooks: read_hooks(&table),
             grants: read_grants(&table),
+            tick: table.optional_duration("tick", secs(1)..=secs(7 * 24 * 3600)),
             timeout: table.duration("timeout", Duration::from_millis(20), Duration::from_millis(1)..=secs(10)),
             init_timeout: table.duration("init_timeout", secs(1), Duration::from_millis(1)..=secs(60)),
             memory: table.size("memory", 16 << 20, 64 << 10..=4 << 30),

@@ -34,11 +34,17 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[auth.jwt]\nhmac_secret_file = \"/nowhere/x\"", "cannot be read");
     check_mistake("[auth]\nplugins = [\"x\"]", "there is no plugin named `x`");
     check_mistake("[limits]\noutbox = \"100KiB\"", "at least twice `message_size`");
-    check_mistake("[bus]\nkind = \"redis\"", "\"redis\" is not known; expected \"memory\"");
-    check_mistake("[api]\nkeys = []", "not in this version");
+    check_mistake("[bus]\nkind = \"nats\"", "\"nats\" is not known; expected \"memory\", \"redis\"");
+    check_mistake("[bus]\nkind = \"redis\"\nurl = \"http://x\"", "is not the URL of a Redis");
+    check_mistake("[bus]\nkind = \"redis\"\nmode = \"cluster\"", "this key is required with that mode");
+    check_mistake("[bus]\nprefix = \"a{b}\"", "expected up to 64 letters");
+    check_mistake("[bus]\npassword_file = \"/nowhere/x\"", "cannot be read");
+    check_mistake("[cluster]\nheartbeat = \"4s\"", "must be at least twice `heartbeat`");
+    check_mistake("[api]\nkeys = [{ name = \"a\", key = \"short\" }]", "shorter than 16 bytes");
     check_mistake("[[rooms]]\npublish = \"members\"", "line 1: rooms[0].match: this key is required");
     check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");
-    check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { size = 1 }", "not in this version");
+    check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { sise = 1 }", "did you mean `size`?");
+    check_mistake("[[rooms]]\nmatch = \"x\"\nrecovery = true", "needs `history`");
     check_mistake("[rooms]\nmatch = \"x\"", "as in [[rooms]]");
     check_mistake(
         "[[routes]]\nroom = \"x\"\nto = [\"usr:{data.x}\"]",
@@ -55,6 +61,7 @@ fn each_mistake_says_what_would_be_right() {
         "did you mean `transform`?",
     );
     check_mistake("[[plugins]]\nname = \"a\"\npath = \"x\"\nsettings = 5", "expected a table");
+    check_mistake("[[plugins]]\nname = \"a\"\npath = \"x\"\ntick = \"10ms\"", "out of range; expected 1s to 7days");
     check_mistake("[log]\nlevel = \"lo=u=d\"", "is not a level");
     check_mistake("[server\nlisten = 1", "line 1");
 }
@@ -173,6 +180,7 @@ fn the_example_config_shows_every_option_with_its_default() {
         "stamp",
         "keep",
         "grants",
+        "tick",
         "init_timeout",
         "memory",
         "answer_size",

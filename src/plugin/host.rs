@@ -1,18 +1,19 @@
 //! What a guest can reach: one state a guest, behind every host import.
 //!
-//! Nothing here waits or acts on the gateway. Each call is counted, and each
-//! import exists only if it was granted.
+//! Nothing here acts on the gateway, and only `kv` and `lookup` may wait, where
+//! instances share them. Each call is counted, and each import exists only if
+//! it was granted.
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use wasmtime::{ResourceLimiter, component::HasSelf, component::Linker};
 
 use super::{
-    Environment, Lookup,
-    kv::{Kv, NotStored},
+    Environment, Lookup, Unavailable,
+    kv::{KvStore, NotStored},
     types::Grant,
     v0_1_0::wayleave::plugin as wit,
 };
@@ -30,7 +31,7 @@ const RANDOM_MAX: u32 = 4 << 10;
 /// Everything that one guest's imports and limits work on.
 pub(super) struct HostState {
     plugin: Arc<str>,
-    kv: Arc<Kv>,
+    store: Arc<dyn KvStore>,
     kv_quota: usize,
     lookup: Arc<dyn Lookup>,
     log: Arc<LogBudget>,
@@ -49,7 +50,7 @@ impl HostState {
     ) -> Self {
         Self {
             plugin: Arc::clone(plugin),
-            kv: environment.stores.of(plugin),
+            store: Arc::clone(&environment.store),
             kv_quota: config.kv_quota,
             lookup: Arc::clone(&environment.lookup),
             log: Arc::clone(log),
@@ -178,57 +179,84 @@ impl wit::log::Host for HostState {
 }
 
 impl wit::kv::Host for HostState {
-    fn get(&mut self, key: String) -> wasmtime::Result<Option<wit::types::PayloadResult>> {
+    fn get(&mut self, key: String) -> wasmtime::Result<wit::kv::Found> {
         self.count()?;
-        Ok(self.kv.get(&key).map(Into::into))
+        Ok(match self.store.get(&self.plugin, &key) {
+            Ok(Some(value)) => wit::kv::Found::Value(value.into()),
+            Ok(None) => wit::kv::Found::Missing,
+            Err(Unavailable) => wit::kv::Found::Unavailable,
+        })
     }
 
     fn set(&mut self, key: String, value: wit::types::PayloadResult, ttl: u64) -> wasmtime::Result<wit::kv::Stored> {
         self.count()?;
-        Ok(match self.kv.set(&key, Payload::from(value), ttl, self.kv_quota) {
+        Ok(match self.store.set(&self.plugin, &key, Payload::from(value), lifetime(ttl), self.kv_quota) {
             Ok(()) => wit::kv::Stored::Ok,
+            Err(NotStored::Quota) => wit::kv::Stored::Quota,
             Err(NotStored::TooLarge) => wit::kv::Stored::TooLarge,
-            Err(NotStored::Quota | NotStored::NotANumber) => wit::kv::Stored::Quota,
+            // Nothing here is a number: a store that says so is not right.
+            Err(NotStored::NotANumber | NotStored::Unavailable) => wit::kv::Stored::Unavailable,
         })
     }
 
-    fn delete(&mut self, key: String) -> wasmtime::Result<bool> {
+    fn delete(&mut self, key: String) -> wasmtime::Result<wit::kv::Deleted> {
         self.count()?;
-        Ok(self.kv.delete(&key))
+        Ok(match self.store.delete(&self.plugin, &key) {
+            Ok(true) => wit::kv::Deleted::Ok,
+            Ok(false) => wit::kv::Deleted::Missing,
+            Err(Unavailable) => wit::kv::Deleted::Unavailable,
+        })
     }
 
     fn increment(&mut self, key: String, by: i64, ttl: u64) -> wasmtime::Result<wit::kv::Counter> {
         self.count()?;
-        Ok(match self.kv.increment(&key, by, ttl, self.kv_quota) {
+        Ok(match self.store.increment(&self.plugin, &key, by, lifetime(ttl), self.kv_quota) {
             Ok(value) => wit::kv::Counter::Value(value),
             Err(NotStored::NotANumber) => wit::kv::Counter::NotANumber,
-            Err(NotStored::Quota | NotStored::TooLarge) => wit::kv::Counter::Quota,
+            Err(NotStored::Quota) => wit::kv::Counter::Quota,
+            Err(NotStored::TooLarge) => wit::kv::Counter::TooLarge,
+            Err(NotStored::Unavailable) => wit::kv::Counter::Unavailable,
         })
     }
 }
 
+/// A guest's ttl: 0 milliseconds stand for no end.
+fn lifetime(ttl: u64) -> Option<Duration> {
+    (ttl > 0).then(|| Duration::from_millis(ttl))
+}
+
 impl wit::lookup::Host for HostState {
-    fn count(&mut self, room: String) -> wasmtime::Result<wit::lookup::Counts> {
+    fn count(&mut self, room: String) -> wasmtime::Result<wit::lookup::Tally> {
         HostState::count(self)?;
-        let (connections, users) = self.lookup.count(&room);
         let number = |n| u32::try_from(n).unwrap_or(u32::MAX);
-        Ok(wit::lookup::Counts { connections: number(connections), users: number(users) })
+        Ok(match self.lookup.count(&room) {
+            Ok((connections, users)) => wit::lookup::Tally::Counts(wit::lookup::Counts {
+                connections: number(connections),
+                users: number(users),
+            }),
+            Err(Unavailable) => wit::lookup::Tally::Unavailable,
+        })
     }
 
-    fn members(&mut self, room: String, limit: u32) -> wasmtime::Result<Vec<wit::lookup::Member>> {
+    fn members(&mut self, room: String, limit: u32) -> wasmtime::Result<wit::lookup::Roster> {
         HostState::count(self)?;
-        let members = self.lookup.members(&room, MEMBERS_MAX.min(limit as usize));
         let member = |member: crate::protocol::MemberInfo| wit::lookup::Member {
             connection: member.connection,
             user: member.user.to_string(),
             info: member.info.to_string(),
         };
-        Ok(members.into_iter().map(member).collect())
+        Ok(match self.lookup.members(&room, MEMBERS_MAX.min(limit as usize)) {
+            Ok(members) => wit::lookup::Roster::Members(members.into_iter().map(member).collect()),
+            Err(Unavailable) => wit::lookup::Roster::Unavailable,
+        })
     }
 
-    fn connections(&mut self, user: String) -> wasmtime::Result<Vec<String>> {
+    fn connections(&mut self, user: String) -> wasmtime::Result<wit::lookup::Devices> {
         HostState::count(self)?;
-        Ok(self.lookup.connections(&user))
+        Ok(match self.lookup.connections(&user) {
+            Ok(connections) => wit::lookup::Devices::Connections(connections),
+            Err(Unavailable) => wit::lookup::Devices::Unavailable,
+        })
     }
 }
 

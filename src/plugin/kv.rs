@@ -1,33 +1,137 @@
-//! The key-value stores of plugins, in memory: one a plugin, shared by its
-//! guests and kept over reloads.
+//! What plugins keep: a key-value store for each, shared by its guests and kept
+//! over reloads.
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
+use super::Unavailable;
 use crate::protocol::Payload;
 
 /// The longest key, in bytes.
-const KEY_MAX: usize = 512;
+pub const KEY_MAX: usize = 512;
 
-/// All stores, by plugin.
+/// The stores of all plugins, by a plugin's name.
+///
+/// Each call is one atomic step. It is made while a guest waits, on a thread of
+/// the runtime: a store that is elsewhere answers within a deadline of its own,
+/// and blocks in place.
+pub trait KvStore: Send + Sync + fmt::Debug {
+    /// The value of a key; None: there is no such key, or its time is over.
+    ///
+    /// # Errors
+    /// If the store cannot be asked now.
+    fn get(&self, plugin: &str, key: &str) -> Result<Option<Payload>, Unavailable>;
+
+    /// Puts a value, in place of one that was there and of its ttl. Without a
+    /// ttl it stays until it is deleted.
+    ///
+    /// # Errors
+    /// If it is larger than [`check_size`] allows, or would bring the sizes of
+    /// all that the plugin has over `quota`; what was there then stays.
+    fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Payload,
+        ttl: Option<Duration>,
+        quota: usize,
+    ) -> Result<(), NotStored>;
+
+    /// Takes a key away; true if there was one.
+    ///
+    /// # Errors
+    /// If the store cannot be asked now.
+    fn delete(&self, plugin: &str, key: &str) -> Result<bool, Unavailable>;
+
+    /// Adds to a whole number that is kept as text, and returns it; it stops at
+    /// the ends of its type. A missing key counts as 0; only then `ttl` counts.
+    ///
+    /// # Errors
+    /// As for `set`, or if the key holds something else.
+    fn increment(
+        &self,
+        plugin: &str,
+        key: &str,
+        by: i64,
+        ttl: Option<Duration>,
+        quota: usize,
+    ) -> Result<i64, NotStored>;
+}
+
+/// What an entry takes of its plugin's quota: the bytes of key and value.
+#[must_use]
+pub fn size(key: &str, value: &Payload) -> usize {
+    let value = match value {
+        Payload::Text(text) => text.len(),
+        Payload::Binary(bytes) => bytes.len(),
+    };
+    key.len() + value
+}
+
+/// The size of an entry that can be kept at all.
+///
+/// # Errors
+/// [`NotStored::TooLarge`], if its key is too long or it alone is over `quota`.
+pub fn check_size(key: &str, value: &Payload, quota: usize) -> Result<usize, NotStored> {
+    let size = size(key, value);
+    if key.len() > KEY_MAX || size > quota { Err(NotStored::TooLarge) } else { Ok(size) }
+}
+
+/// All stores in the memory of this process, for a gateway that is alone.
 #[derive(Debug, Default)]
-pub(super) struct Stores(Mutex<HashMap<String, Arc<Kv>>>);
+pub struct MemoryStore(RwLock<HashMap<String, Arc<Kv>>>);
 
-impl Stores {
+impl MemoryStore {
     /// The store of a plugin; the same one each time.
-    pub(super) fn of(&self, plugin: &str) -> Arc<Kv> {
-        Arc::clone(self.0.lock().entry(plugin.to_owned()).or_default())
+    fn of(&self, plugin: &str) -> Arc<Kv> {
+        if let Some(kv) = self.0.read().get(plugin) {
+            return Arc::clone(kv);
+        }
+        Arc::clone(self.0.write().entry(plugin.to_owned()).or_default())
+    }
+}
+
+impl KvStore for MemoryStore {
+    fn get(&self, plugin: &str, key: &str) -> Result<Option<Payload>, Unavailable> {
+        Ok(self.of(plugin).get(key))
+    }
+
+    fn set(
+        &self,
+        plugin: &str,
+        key: &str,
+        value: Payload,
+        ttl: Option<Duration>,
+        quota: usize,
+    ) -> Result<(), NotStored> {
+        self.of(plugin).set(key, value, ttl, quota)
+    }
+
+    fn delete(&self, plugin: &str, key: &str) -> Result<bool, Unavailable> {
+        Ok(self.of(plugin).delete(key))
+    }
+
+    fn increment(
+        &self,
+        plugin: &str,
+        key: &str,
+        by: i64,
+        ttl: Option<Duration>,
+        quota: usize,
+    ) -> Result<i64, NotStored> {
+        self.of(plugin).increment(key, by, ttl, quota)
     }
 }
 
 /// One plugin's store. Held for one operation.
 #[derive(Debug, Default)]
-pub(super) struct Kv(Mutex<Entries>);
+struct Kv(Mutex<Entries>);
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -43,17 +147,31 @@ struct Entry {
 }
 
 /// Why a value was not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotStored {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotStored {
+    /// The plugin's quota is used up.
+    #[error("the quota is used up")]
     Quota,
+    /// The key is too long, or the entry alone is over the quota.
+    #[error("the key or the value is too large")]
     TooLarge,
+    /// What is there is not a whole number as text.
+    #[error("the key does not hold a whole number")]
     NotANumber,
+    /// The store cannot be asked now; whether the value was kept is not known.
+    #[error("the store is unavailable")]
+    Unavailable,
+}
+
+impl From<Unavailable> for NotStored {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
 }
 
 impl Entry {
-    fn new(value: Payload, ttl: u64, now: Instant) -> Self {
-        let until = (ttl > 0).then(|| now.checked_add(Duration::from_millis(ttl))).flatten();
-        Self { value, until }
+    fn new(value: Payload, ttl: Option<Duration>, now: Instant) -> Self {
+        Self { value, until: ttl.and_then(|ttl| now.checked_add(ttl)) }
     }
 
     fn is_over(&self, now: Instant) -> bool {
@@ -61,11 +179,7 @@ impl Entry {
     }
 
     fn size(&self, key: &str) -> usize {
-        let value = match &self.value {
-            Payload::Text(text) => text.len(),
-            Payload::Binary(bytes) => bytes.len(),
-        };
-        key.len() + value
+        size(key, &self.value)
     }
 }
 
@@ -84,10 +198,7 @@ impl Entries {
     }
 
     fn put(&mut self, key: &str, entry: Entry, quota: usize, now: Instant) -> Result<(), NotStored> {
-        let size = entry.size(key);
-        if key.len() > KEY_MAX || size > quota {
-            return Err(NotStored::TooLarge);
-        }
+        let size = check_size(key, &entry.value, quota)?;
         let old = self.values.get(key).map_or(0, |old| old.size(key));
         if self.bytes - old + size > quota {
             // Only now is it worth to look for what is over.
@@ -109,20 +220,20 @@ impl Entries {
 }
 
 impl Kv {
-    pub(super) fn get(&self, key: &str) -> Option<Payload> {
+    fn get(&self, key: &str) -> Option<Payload> {
         self.0.lock().get(key, Instant::now()).map(|entry| entry.value.clone())
     }
 
-    pub(super) fn set(&self, key: &str, value: Payload, ttl: u64, quota: usize) -> Result<(), NotStored> {
+    fn set(&self, key: &str, value: Payload, ttl: Option<Duration>, quota: usize) -> Result<(), NotStored> {
         let now = Instant::now();
         self.0.lock().put(key, Entry::new(value, ttl, now), quota, now)
     }
 
-    pub(super) fn delete(&self, key: &str) -> bool {
+    fn delete(&self, key: &str) -> bool {
         self.0.lock().remove(key).is_some_and(|entry| !entry.is_over(Instant::now()))
     }
 
-    pub(super) fn increment(&self, key: &str, by: i64, ttl: u64, quota: usize) -> Result<i64, NotStored> {
+    fn increment(&self, key: &str, by: i64, ttl: Option<Duration>, quota: usize) -> Result<i64, NotStored> {
         let now = Instant::now();
         let mut entries = self.0.lock();
         let (value, until) = match entries.get(key, now) {
@@ -150,15 +261,15 @@ mod tests {
     #[test]
     fn the_quota_counts_keys_and_values_and_forgets_what_is_gone() {
         let kv = Kv::default();
-        assert_eq!(kv.set("a", text("1234567"), 0, 16), Ok(()));
-        assert_eq!(kv.set("b", text("1234567"), 0, 16), Ok(()));
-        assert_eq!(kv.set("c", text("1"), 0, 16), Err(NotStored::Quota));
-        assert_eq!(kv.set("b", text("12345678"), 0, 16), Err(NotStored::Quota));
+        assert_eq!(kv.set("a", text("1234567"), None, 16), Ok(()));
+        assert_eq!(kv.set("b", text("1234567"), None, 16), Ok(()));
+        assert_eq!(kv.set("c", text("1"), None, 16), Err(NotStored::Quota));
+        assert_eq!(kv.set("b", text("12345678"), None, 16), Err(NotStored::Quota));
         assert_eq!(kv.get("b"), Some(text("1234567")));
         assert!(kv.delete("a"));
         assert!(!kv.delete("a"));
-        assert_eq!(kv.set("c", text("1"), 0, 16), Ok(()));
-        assert_eq!(kv.set("d", text("12345678901234567"), 0, 16), Err(NotStored::TooLarge));
+        assert_eq!(kv.set("c", text("1"), None, 16), Ok(()));
+        assert_eq!(kv.set("d", text("12345678901234567"), None, 16), Err(NotStored::TooLarge));
     }
 
     #[test]
@@ -166,17 +277,17 @@ mod tests {
         let kv = Kv::default();
         let now = Instant::now();
         kv.0.lock().put("old", Entry { value: text("12345678"), until: Some(now) }, 16, now).unwrap();
-        assert_eq!(kv.set("new", text("12345678"), 0, 16), Ok(()));
+        assert_eq!(kv.set("new", text("12345678"), None, 16), Ok(()));
         assert_eq!(kv.get("old"), None);
     }
 
     #[test]
     fn numbers_count_up_from_nothing() {
         let kv = Kv::default();
-        assert_eq!(kv.increment("n", 2, 0, 100), Ok(2));
-        assert_eq!(kv.increment("n", -5, 0, 100), Ok(-3));
+        assert_eq!(kv.increment("n", 2, None, 100), Ok(2));
+        assert_eq!(kv.increment("n", -5, None, 100), Ok(-3));
         assert_eq!(kv.get("n"), Some(text("-3")));
-        kv.set("x", text("y"), 0, 100).unwrap();
-        assert_eq!(kv.increment("x", 1, 0, 100), Err(NotStored::NotANumber));
+        kv.set("x", text("y"), None, 100).unwrap();
+        assert_eq!(kv.increment("x", 1, None, 100), Err(NotStored::NotANumber));
     }
 }

@@ -110,6 +110,7 @@ fn try_compile(
             list(named)
         ));
     }
+    check_tick(config, indices.hooks().contains(&Hook::Tick))?;
     let program = Program {
         name: config.name.as_str().into(),
         config: config.clone(),
@@ -122,6 +123,20 @@ fn try_compile(
     let mut guest = Guest::start(&program).map_err(|(_, reason)| reason)?;
     guest.self_test(&program).map_err(|(_, reason)| reason)?;
     Ok((program, guest))
+}
+
+/// A period without the hook, or the hook without one, would never be asked and
+/// look as if it were.
+fn check_tick(config: &PluginConfig, has_hook: bool) -> Result<(), String> {
+    match config.tick {
+        None if has_hook => {
+            Err("it has the hook `tick`, and its config does not say how often; add `tick = \"10s\"`".into())
+        }
+        Some(_) if !has_hook => {
+            Err("its config says `tick`, and it does not have that hook; remove `tick`, or export it".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn chain(error: &wasmtime::Error) -> String {

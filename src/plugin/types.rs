@@ -3,7 +3,7 @@
 //! The module of each WIT version converts between these and its bindings;
 //! the router knows only these.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crate::{
     config::Target,
@@ -26,6 +26,8 @@ pub enum Hook {
     Route,
     /// Something happened.
     Observe,
+    /// A period is over.
+    Tick,
     /// A client's call.
     Call,
 }
@@ -39,6 +41,7 @@ impl Hook {
         Self::Transform,
         Self::Route,
         Self::Observe,
+        Self::Tick,
         Self::Call,
     ];
 
@@ -52,6 +55,7 @@ impl Hook {
             Self::Transform => "transform",
             Self::Route => "route",
             Self::Observe => "observe",
+            Self::Tick => "tick",
             Self::Call => "call",
         }
     }
@@ -296,6 +300,15 @@ pub struct EventView<'a> {
     pub kind: &'static str,
     /// Of a join or leave; empty otherwise.
     pub room: &'a str,
+}
+
+/// What `tick` is told.
+#[derive(Debug, Clone, Copy)]
+pub struct MomentView {
+    /// Milliseconds since 1970.
+    pub now: u64,
+    /// How often it is asked.
+    pub period: Duration,
 }
 
 /// What a plugin wants done.

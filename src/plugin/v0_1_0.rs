@@ -10,7 +10,7 @@ use super::{
     host::HostState,
     types::{
         Action, Admission, Answer, Authentication, Caller, EventView, HelloView, Hook, Identity, JoinView, MessageView,
-        Routing, Terms, Verdict,
+        MomentView, Routing, Terms, Verdict,
     },
 };
 use crate::protocol::{Payload, Refusal};
@@ -49,6 +49,7 @@ pub(super) struct Indices {
     transform: Option<hooks::transform::GuestIndices>,
     route: Option<hooks::route::GuestIndices>,
     observe: Option<hooks::observe::GuestIndices>,
+    tick: Option<hooks::tick::GuestIndices>,
     call: Option<hooks::call::GuestIndices>,
 }
 
@@ -70,6 +71,7 @@ impl Indices {
             transform: find!(transform, "transform"),
             route: find!(route, "route"),
             observe: find!(observe, "observe"),
+            tick: find!(tick, "tick"),
             call: find!(call, "call"),
         })
     }
@@ -82,6 +84,7 @@ impl Indices {
             Hook::Transform => self.transform.is_some(),
             Hook::Route => self.route.is_some(),
             Hook::Observe => self.observe.is_some(),
+            Hook::Tick => self.tick.is_some(),
             Hook::Call => self.call.is_some(),
         };
         Hook::ALL.iter().filter(has).copied().collect()
@@ -98,6 +101,7 @@ pub(super) struct Functions {
     transform: Option<hooks::transform::Guest>,
     route: Option<hooks::route::Guest>,
     observe: Option<hooks::observe::Guest>,
+    tick: Option<hooks::tick::Guest>,
     call: Option<hooks::call::Guest>,
 }
 
@@ -128,6 +132,7 @@ impl Functions {
             transform: load!(transform, "transform"),
             route: load!(route, "route"),
             observe: load!(observe, "observe"),
+            tick: load!(tick, "tick"),
             call: load!(call, "call"),
         })
     }
@@ -240,6 +245,13 @@ impl Functions {
         let EventView { kind, room } = event;
         let event = hooks::observe::Event { kind, who: who.into(), room, attributes: &[] };
         Ok(actions(hook.call_observe(store, event)?, max)?)
+    }
+
+    pub(super) fn tick(&self, store: &mut GuestStore, moment: MomentView, max: usize) -> wasmtime::Result<Vec<Action>> {
+        let hook = self.tick.as_ref().ok_or_else(absent)?;
+        let period = u64::try_from(moment.period.as_millis()).unwrap_or(u64::MAX);
+        let moment = hooks::tick::Moment { now: moment.now, period, attributes: &[] };
+        Ok(actions(hook.call_tick(store, moment)?, max)?)
     }
 
     pub(super) fn call(

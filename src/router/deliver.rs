@@ -14,7 +14,7 @@ use crate::{
     generation::Generation,
     hub::{Connection, Delivered, Hub, Placed, Seen},
     id::ConnectionId,
-    plugin::{Delivery, Lookup},
+    plugin::{Delivery, Lookup, Unavailable},
     protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
     room::history::Appended,
     session::flusher::Batch,
@@ -25,16 +25,16 @@ use crate::{
 pub struct HubLookup(pub Arc<Hub>);
 
 impl Lookup for HubLookup {
-    fn count(&self, room: &str) -> (usize, usize) {
-        self.0.count(room)
+    fn count(&self, room: &str) -> Result<(usize, usize), Unavailable> {
+        Ok(self.0.count(room))
     }
 
-    fn members(&self, room: &str, limit: usize) -> Vec<MemberInfo> {
-        self.0.members(room, limit)
+    fn members(&self, room: &str, limit: usize) -> Result<Vec<MemberInfo>, Unavailable> {
+        Ok(self.0.members(room, limit))
     }
 
-    fn connections(&self, user: &str) -> Vec<String> {
-        self.0.connections_of(user).iter().map(|connection| connection.id_text.to_string()).collect()
+    fn connections(&self, user: &str) -> Result<Vec<String>, Unavailable> {
+        Ok(self.0.connections_of(user).iter().map(|connection| connection.id_text.to_string()).collect())
     }
 }
 

@@ -4,7 +4,7 @@
 use serde_json::json;
 use wayleave::{config::Config, gateway::Gateway};
 
-use crate::support::{TestGateway, fixture, plugin_config};
+use crate::support::{TestGateway, eventually, fixture, plugin_config};
 
 /// Starts with a plugin that cannot be used and returns what is said.
 async fn load_error(path: &std::path::Path, plugin: &str) -> String {
@@ -37,6 +37,8 @@ async fn a_plugin_that_cannot_be_used_is_refused_at_load_with_its_reason() {
     check_refused("init-traps", "", &["does not start", "unreachable"]).await;
     check_refused("init-loops", "init_timeout = \"50ms\"", &["longer than 50ms"]).await;
     check_refused("self-test-fails", "", &["self-test says"]).await;
+    check_refused("tick-sends", "", &["has the hook `tick`", "add `tick = \"10s\"`"]).await;
+    check_refused("pass", "tick = \"10s\"", &["does not have that hook", "remove `tick`"]).await;
     check_refused("does-not-exist", "", &["cannot be read"]).await;
 }
 
@@ -119,7 +121,7 @@ async fn a_failing_authorizer_refuses_whatever_the_plain_policy_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_observer_or_callee_harms_nobody() {
+async fn a_failing_observer_ticker_or_callee_harms_nobody() {
     let gateway = TestGateway::with_plugin("observe-traps", "").await;
     let mut client = gateway.client().await;
     client.join("room:1").await;
@@ -127,6 +129,11 @@ async fn a_failing_observer_or_callee_harms_nobody() {
     assert_eq!(client.heard("room:1").await, 1);
     let failures = gateway.metric(r#"wayleave_plugin_failures_total{plugin="p",hook="observe",kind="trap"}"#);
     assert_eq!(failures, 2.0, "connected and joined");
+    let gateway = TestGateway::with_callee("tick-traps", "tick = \"1s\"").await;
+    let mut client = gateway.client().await;
+    let failures = || gateway.metric(r#"wayleave_plugin_failures_total{plugin="p",hook="tick",kind="trap"}"#);
+    eventually("a failed tick is counted", || failures() > 0.0).await;
+    client.ask("ping", json!({})).await;
     let gateway = TestGateway::with_callee("call-traps", "").await;
     let mut client = gateway.client().await;
     assert_eq!(client.refused("rpc", json!({ "method": "x" })).await, 100);

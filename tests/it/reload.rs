@@ -28,6 +28,10 @@ async fn a_changed_plugin_goes_live_by_itself_on_open_connections() {
     client.join("room:1").await;
     client.publish("room:1", json!(1)).await;
     assert_eq!(client.heard("room:1").await["stamp"], "a");
+    let hashes = gateway.gateway.reloader().running().hashes();
+    assert!(
+        hashes["p"].len() == 16 && gateway.gateway.reloader().running().plugins[0].hash().starts_with(&hashes["p"])
+    );
     put("stamp-b", &place);
     eventually("the second generation is live", || gateway.gateway.reloader().running().number == 2).await;
     client.publish("room:1", json!(1)).await;
@@ -35,6 +39,7 @@ async fn a_changed_plugin_goes_live_by_itself_on_open_connections() {
     assert_eq!(push["pub"]["data"]["stamp"], "b");
     assert_eq!(push["pub"]["tags"], json!({ "generation": "2", "plugins": "p@2" }));
     assert_eq!(gateway.metric(r#"wayleave_plugin_generation{plugin="p"}"#), 2.0);
+    assert_ne!(gateway.gateway.reloader().running().hashes(), hashes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

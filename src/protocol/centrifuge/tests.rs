@@ -51,7 +51,7 @@ fn what_is_not_the_protocol_is_refused_with_a_reason() {
 
 #[test]
 fn a_command_that_nobody_knows_is_unsupported_and_not_silence() {
-    for text in ["{\"id\":1,\"what\":{}}", "{\"id\":1,\"history\":{\"channel\":\"x\"}}", "{\"id\":3,\"refresh\":{}}"] {
+    for text in ["{\"id\":1,\"what\":{}}", "{\"id\":1,\"sub_refresh\":{}}", "{\"id\":3,\"refresh\":{}}"] {
         let request = decode(text).next().unwrap().unwrap();
         assert!(matches!(request.command, Command::Unsupported), "{text}");
     }

@@ -30,6 +30,7 @@ mod link;
 mod membership;
 mod metrics;
 mod pipeline;
+mod queries;
 mod reader;
 mod registry;
 mod script;

@@ -22,6 +22,8 @@ pub(super) struct Look {
     pub(super) departed: HashMap<String, String>,
     /// Who is being cleaned up after, and how far that is.
     pub(super) claims: HashMap<String, String>,
+    /// How long beats have not changed, as the observer has counted it.
+    pub(super) silences: HashMap<String, Duration>,
 }
 
 /// Something to be done.
@@ -107,6 +109,12 @@ impl Observer {
             }
         }
         findings
+    }
+
+    /// How long each beat has not changed.
+    pub(super) fn silences(&self) -> HashMap<String, Duration> {
+        let beats = self.seen.iter().filter(|((kind, _), _)| *kind == Kind::Beat);
+        beats.map(|((_, instance), seen)| (instance.clone(), seen.unchanged)).collect()
     }
 
     /// How long until somebody could be found silent.

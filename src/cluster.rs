@@ -53,7 +53,7 @@ pub use self::{
     store::{Granted, RecordWrite},
 };
 use crate::{
-    config::{ClusterConfig, RedisConfig},
+    config::{ClusterConfig, JoinLeave, RedisConfig},
     id::{BootId, InstanceId, RoomName, UserId},
     protocol::MemberInfo,
     room::Position,
@@ -71,7 +71,7 @@ pub trait Receiver: Send + Sync + 'static {
     fn on_hearing(&self);
 
     /// The rooms whose members here are registered, and all of those.
-    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>)>;
+    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>, JoinLeave)>;
 
     /// True if a connection is in a room here.
     fn is_member(&self, room: &str, connection: &str) -> bool;
@@ -104,6 +104,8 @@ pub struct Cluster {
     reader: Reader,
     /// When the last beat was answered; None: never, or taken for dead since.
     beaten: Mutex<Option<Instant>>,
+    /// When this was found to be another Redis than before.
+    renewed: Mutex<Option<Instant>>,
     /// Leaves that Redis has not confirmed.
     debts: Mutex<Vec<Debt>>,
     /// The last look: who beats.
@@ -121,7 +123,7 @@ pub struct Cluster {
 /// Something that must be taken out of Redis.
 #[derive(Debug, Clone)]
 enum Debt {
-    Exit { room: String, connection: String, instance: InstanceId, is_told: bool },
+    Exit { room: String, connection: String, instance: InstanceId },
     SignOut { user: String, connection: String, instance: InstanceId },
 }
 
@@ -156,6 +158,7 @@ impl Cluster {
             pipeline,
             ears,
             beaten: Mutex::default(),
+            renewed: Mutex::default(),
             debts: Mutex::default(),
             look: Mutex::default(),
             trouble: Mutex::default(),
@@ -204,6 +207,18 @@ impl Cluster {
         }
         let known = self.trouble.lock().clone();
         Some(known.unwrap_or_else(|| "Redis does not answer yet".to_owned()))
+    }
+
+    /// True if all instances have had the time to register with this Redis.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.renewed.lock().is_none_or(|at| at.elapsed() > self.config.ttl)
+    }
+
+    /// True if that was so all the time.
+    #[must_use]
+    pub fn has_been_settled_since(&self, since: std::time::Instant) -> bool {
+        self.is_settled() && self.renewed.lock().is_none_or(|at| at.into_std() < since)
     }
 
     /// How long an answer of Redis is waited for.
@@ -292,13 +307,18 @@ impl Cluster {
     }
 
     /// A member's value in Redis and the frame that says it joined.
-    fn member(&self, room: &str, member: &MemberInfo) -> (Vec<u8>, Vec<u8>) {
+    fn member(&self, room: &str, member: &MemberInfo, told_of: JoinLeave) -> (Vec<u8>, Vec<u8>) {
         let frame = |joined: Vec<Member<'_>>, left: Vec<Member<'_>>| {
             let body = Body::Presence(Changes { room: room.into(), joined, left });
             Frame { origin: self.boot, body }.encode()
         };
         let left = frame(Vec::new(), vec![member.into()]);
-        let value = [member.user.as_bytes(), b"\0", &left].concat();
+        let kind = match told_of {
+            JoinLeave::Off => b"-",
+            JoinLeave::Connections => b"c",
+            JoinLeave::Users => b"u",
+        };
+        let value = [kind, member.user.as_bytes(), b"\0", &left].concat();
         (value, frame(vec![member.into()], Vec::new()))
     }
 
@@ -306,9 +326,7 @@ impl Cluster {
     fn settle_debts(self: &Arc<Self>) {
         for debt in std::mem::take(&mut *self.debts.lock()) {
             match debt {
-                Debt::Exit { room, connection, instance, is_told } => {
-                    self.exit_as(instance, &room, &connection, is_told);
-                }
+                Debt::Exit { room, connection, instance } => self.exit_as(instance, &room, &connection),
                 Debt::SignOut { user, connection, instance } => self.sign_out_as(instance, &user, &connection),
             }
         }

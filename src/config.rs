@@ -27,6 +27,7 @@ pub use self::{
         ApiConfig, ApiKey, AuthConfig, BusConfig, ClusterConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig,
         RedisConfig, RedisMode, Secret, ServerConfig, UserLimit,
     },
+    value::JoinLeave,
 };
 
 /// A configuration in which nothing is left to be checked but the plugins'

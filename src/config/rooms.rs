@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{read::Table, secs};
+use super::{JoinLeave, read::Table, secs};
 use crate::plugin::{Grant, Hook, Policy};
 
 pub use super::pattern::{Pattern, Target, Template};
@@ -45,7 +45,7 @@ pub struct RoomConfig {
     /// Members may ask who is here.
     pub presence: bool,
     /// Members are told who comes and goes.
-    pub join_leave: bool,
+    pub join_leave: JoinLeave,
     /// How long somebody whose connection broke counts as present, so that a
     /// reconnect is no leave and join.
     pub presence_grace: Duration,
@@ -162,7 +162,7 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
                 ],
             ),
             presence: table.or("presence", false),
-            join_leave: table.or("join_leave", false),
+            join_leave: table.or("join_leave", JoinLeave::Off),
             presence_grace: table.duration("presence_grace", secs(0), secs(0)..=secs(300)),
             history: kept,
             recovery,

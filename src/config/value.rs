@@ -49,6 +49,35 @@ impl Value for Duration {
     }
 }
 
+/// Whom a room tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinLeave {
+    /// Nobody.
+    Off,
+    /// Each connection that comes and goes, as the clients' libraries count.
+    Connections,
+    /// Users: of the first connection that comes and the last that goes.
+    Users,
+}
+
+impl Value for JoinLeave {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_bool() {
+            Some(true) => Ok(Self::Connections),
+            Some(false) => Ok(Self::Off),
+            None => Self::from_text(value.as_str().unwrap_or_default()),
+        }
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "true" | "connections" => Ok(Self::Connections),
+            "false" => Ok(Self::Off),
+            "users" => Ok(Self::Users),
+            _ => Err(r#"true, false, "connections" or "users""#.into()),
+        }
+    }
+}
+
 /// A size in bytes, written with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size(pub(super) usize);

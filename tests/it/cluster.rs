@@ -10,7 +10,7 @@ pub const ROOMS: &str = r#"
 match = "live:*"
 publish = "members"
 presence = true
-join_leave = true
+join_leave = "users"
 [[rooms]]
 match = "plain:*"
 publish = "anyone"

@@ -162,7 +162,7 @@ pub enum What<'a> {
 }
 
 /// A question.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ask<'a> {
     /// Repeated in answers.
     pub id: u64,
@@ -174,7 +174,7 @@ pub struct Ask<'a> {
 }
 
 /// What can be asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question<'a> {
     /// Each client of these targets is sent a JSON text and answers for itself.
     Clients {

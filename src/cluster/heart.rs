@@ -158,7 +158,7 @@ impl Heart {
             redis::from_redis_value::<HashMap<String, String>>(value).ok()
         };
         let mut map = || map().unwrap_or_default();
-        let look = Look { beats: map(), departed: map(), claims: map(), ..Look::default() };
+        let look = Look { beats: map(), departed: map(), claims: map() };
         Ok(Beat::Seen { epoch, line, look })
     }
 
@@ -166,7 +166,8 @@ impl Heart {
         let me = self.cluster.id();
         self.cluster.metrics.instances.set(i64::try_from(look.beats.len()).unwrap_or(i64::MAX));
         let found = self.observer.look(Instant::now(), &me.to_string(), &look);
-        *self.cluster.look.lock() = Look { silences: self.observer.silences(), ..look.clone() };
+        *self.cluster.silences.lock() = self.observer.silences();
+        *self.cluster.look.lock() = look.clone();
         let current = Some((epoch, line));
         if self.known != current {
             if self.known.is_some() {

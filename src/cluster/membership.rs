@@ -22,8 +22,6 @@ pub(super) struct Look {
     pub(super) departed: HashMap<String, String>,
     /// Who is being cleaned up after, and how far that is.
     pub(super) claims: HashMap<String, String>,
-    /// How long beats have not changed, as the observer has counted it.
-    pub(super) silences: HashMap<String, Duration>,
 }
 
 /// Something to be done.

@@ -283,7 +283,7 @@ impl Cluster {
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
         let mut infos: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
-        let silences = self.look.lock().silences.clone();
+        let silences = self.silences.lock().clone();
         let info = |instance: InstanceId| {
             let id = instance.to_string();
             let (info, silent) = (infos.remove(&id)?, silences.get(&id).copied());

@@ -92,6 +92,8 @@ impl Receiver for Remote {
             Body::Delivery(routed) if !is_own => router.on_routed(routed),
             Body::Presence(changes) => router.on_changes(&changes),
             Body::Order(order) if !is_own => router.on_order(&order),
+            Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
+            Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
             _ => {}
         }
     }
@@ -174,6 +176,8 @@ impl Router {
             "num_users": self.hub.n_users(),
             "num_channels": self.hub.n_rooms(),
             "generation": generation.number,
+            "uptime": self.uptime().as_secs(),
+            "plugins": generation.hashes(),
         })
     }
 

@@ -23,6 +23,7 @@ use crate::{
     room::{
         Position,
         history::{Appended, MemoryHistory, RECOVERY_MAX, Range, Reading},
+        records::MemoryRecords,
     },
     session::flusher::{Batch, Flusher},
 };
@@ -31,7 +32,9 @@ mod actions;
 mod connect;
 mod deliver;
 mod join;
+mod limits;
 mod presence;
+pub mod records;
 mod remote;
 mod repair;
 mod shared;
@@ -92,6 +95,12 @@ pub struct Router {
     recent: Mutex<Recent>,
     /// Rooms whose members are being told what has not come.
     repairs: Repairs,
+    /// Documents of rooms, without a cluster.
+    memory_records: MemoryRecords,
+    /// What members here know of their rooms' documents.
+    versions: records::Versions,
+    /// What users may still ask.
+    limits: limits::UserLimits,
     /// What members here know of who is in their rooms.
     known: presence::Known,
     /// What is under way beside the sessions.
@@ -158,6 +167,9 @@ impl Router {
             memory: MemoryHistory::default(),
             recent: Mutex::default(),
             repairs: Repairs::default(),
+            memory_records: MemoryRecords::default(),
+            versions: records::Versions::default(),
+            limits: limits::UserLimits::default(),
             known: presence::Known::default(),
             tasks,
             stop,

@@ -15,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 use redis::{Cmd, Value};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod backoff;
@@ -100,6 +100,10 @@ pub struct Cluster {
     wiring: Wiring,
     keys: Keys,
     pipeline: Pipeline,
+    /// Messages that nobody answers, on a connection of their own.
+    publisher: Pipeline,
+    /// Nothing that is published comes back.
+    is_broken: Notify,
     ears: Arc<Ears>,
     reader: Reader,
     /// When the last beat was answered; None: never, or taken for dead since.
@@ -146,7 +150,8 @@ impl Cluster {
     ) -> anyhow::Result<(Arc<Self>, Starter)> {
         let name = if config.name.is_empty() { format!("{boot}") } else { config.name.clone() };
         let keys = Keys::new(&redis.prefix);
-        let (pipeline, queue) = pipeline::queue(redis.queue, config.ttl, metrics.clone());
+        let (pipeline, writes) = pipeline::queue(redis.queue, config.ttl, false, metrics.clone());
+        let (publisher, frames) = pipeline::queue(redis.queue, config.ttl, true, metrics.clone());
         let wiring = Wiring::new(redis, &name);
         let ears = Arc::new(Ears::new(boot, metrics.clone()));
         let cluster = Self {
@@ -158,6 +163,8 @@ impl Cluster {
             wiring,
             keys,
             pipeline,
+            publisher,
+            is_broken: Notify::new(),
             ears,
             beaten: Mutex::default(),
             renewed: Mutex::default(),
@@ -180,7 +187,7 @@ impl Cluster {
                 *cluster.trouble.lock() = Some(error.to_string());
             }
         }
-        Ok((Arc::new(cluster), Starter { queue }))
+        Ok((Arc::new(cluster), Starter { writes, frames }))
     }
 
     /// This run.
@@ -274,7 +281,7 @@ impl Cluster {
         self.metrics.sent.inc();
         let mut command = redis::cmd(self.publish_command());
         command.arg(&topic).arg(frame);
-        self.pipeline.put(command, topic, Done::Nobody);
+        self.publisher.put(command, topic, Done::Nobody);
     }
 
     /// The next count of a message to a live room, with the number of its
@@ -339,7 +346,8 @@ impl Cluster {
 /// What has to be running; consumed by [`Starter::start`].
 #[derive(Debug)]
 pub struct Starter {
-    queue: pipeline::Queue,
+    writes: pipeline::Queue,
+    frames: pipeline::Queue,
 }
 
 impl Starter {
@@ -352,35 +360,9 @@ impl Starter {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        let Self { mut queue } = self;
-        let (writer, end) = (Arc::clone(cluster), stop.clone());
-        tasks.spawn(async move {
-            let mut backoff = Backoff::default();
-            loop {
-                match writer.wiring.connect("write", None).await {
-                    Ok(mut link) => {
-                        writer.settle_debts();
-                        match queue.run(&mut link, &end).await {
-                            Ok(()) => return,
-                            Err(error) => {
-                                tracing::warn!(%error, "the writing connection to Redis is lost");
-                                *writer.trouble.lock() = Some(error.to_string());
-                                writer.metrics.lost_link("write");
-                                backoff.reset();
-                            }
-                        }
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "Redis cannot be reached for writing");
-                        *writer.trouble.lock() = Some(error.to_string());
-                    }
-                }
-                queue.starve(backoff.wait()).await;
-                if end.is_cancelled() {
-                    return;
-                }
-            }
-        });
+        let Self { writes, frames } = self;
+        tasks.spawn(keep_writing(Arc::clone(cluster), writes, "write", stop.clone()));
+        tasks.spawn(keep_writing(Arc::clone(cluster), frames, "publish", stop.clone()));
         let probing = Arc::clone(cluster);
         let own = cluster.keys.instance_topic(cluster.boot);
         let probe = move |n| probing.publish(own.clone(), Body::Probe(n));
@@ -388,5 +370,38 @@ impl Starter {
         let (receiving, indexing) = (Arc::clone(receiver), Arc::clone(cluster));
         tasks.spawn(ears.run(wiring, indexing, receiving, probe, stop.clone()));
         tasks.spawn(heart::run(Arc::clone(cluster), Arc::clone(receiver), stop.clone()));
+    }
+}
+
+/// Writes what waits, on one connection after the other.
+async fn keep_writing(cluster: Arc<Cluster>, mut queue: pipeline::Queue, role: &'static str, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
+    let never = Notify::new();
+    let broken = if role == "publish" { &cluster.is_broken } else { &never };
+    loop {
+        match cluster.wiring.connect(role, None).await {
+            Ok(mut link) => {
+                if role == "write" {
+                    cluster.settle_debts();
+                }
+                match queue.run(&mut link, broken, &stop).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, role, "a connection to Redis is lost");
+                        *cluster.trouble.lock() = Some(error.to_string());
+                        cluster.metrics.lost_link(role);
+                        backoff.reset();
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, role, "Redis cannot be reached");
+                *cluster.trouble.lock() = Some(error.to_string());
+            }
+        }
+        queue.starve(backoff.wait()).await;
+        if stop.is_cancelled() {
+            return;
+        }
     }
 }

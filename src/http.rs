@@ -156,8 +156,13 @@ fn routes(web: Web) -> Routes {
 }
 
 /// Whether a load balancer should send clients here.
-async fn ready(State(web): State<Web>) -> impl IntoResponse {
-    if web.stop.is_cancelled() { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ready\n") }
+async fn ready(State(web): State<Web>) -> Response<Body> {
+    let trouble = web.router.cluster.as_ref().and_then(|cluster| cluster.trouble());
+    match trouble {
+        _ if web.stop.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {trouble}\n")).into_response(),
+        None => "ready\n".into_response(),
+    }
 }
 
 async fn metrics(State(web): State<Web>) -> Response<Body> {

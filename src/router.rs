@@ -23,6 +23,7 @@ use crate::{
     room::{
         Position,
         history::{Appended, MemoryHistory, RECOVERY_MAX, Range, Reading},
+        records::MemoryRecords,
     },
     session::flusher::{Batch, Flusher},
 };
@@ -32,8 +33,10 @@ mod api;
 mod connect;
 mod deliver;
 mod join;
+mod limits;
 mod presence;
 mod queries;
+pub mod records;
 mod remote;
 mod repair;
 mod requests;
@@ -98,6 +101,12 @@ pub struct Router {
     recent: Mutex<Recent>,
     /// Rooms whose members are being told what has not come.
     repairs: Repairs,
+    /// Documents of rooms, without a cluster.
+    memory_records: MemoryRecords,
+    /// What members here know of their rooms' documents.
+    versions: records::Versions,
+    /// What users may still ask.
+    limits: limits::UserLimits,
     /// What members here know of who is in their rooms.
     known: presence::Known,
     /// What is under way beside the sessions.
@@ -168,6 +177,9 @@ impl Router {
             memory: MemoryHistory::default(),
             recent: Mutex::default(),
             repairs: Repairs::default(),
+            memory_records: MemoryRecords::default(),
+            versions: records::Versions::default(),
+            limits: limits::UserLimits::default(),
             known: presence::Known::default(),
             tasks,
             stop,

@@ -49,6 +49,39 @@ impl Value for Duration {
     }
 }
 
+/// So many things in so long, in the long run as at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u64,
+    /// In this time.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// How many a second in the long run.
+    #[must_use]
+    pub fn per_second(self) -> f64 {
+        self.count as f64 / self.per.as_secs_f64()
+    }
+}
+
+impl Value for Option<Rate> {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        Self::from_text(value.as_str().unwrap_or("?"))
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let expected = || r#"a number and a time, such as "100/10s", or "" for none"#.to_owned();
+        let (count, per) = text.split_once('/').ok_or_else(expected)?;
+        let count = count.trim().parse().ok().filter(|count| *count > 0).ok_or_else(expected)?;
+        let per = humantime::parse_duration(per.trim()).ok().filter(|per| !per.is_zero()).ok_or_else(expected)?;
+        Ok(Some(Rate { count, per }))
+    }
+}
+
 /// Whom a room tells of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinLeave {

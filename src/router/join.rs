@@ -133,6 +133,10 @@ impl Router {
                 if tells && self.shared(room).is_some() {
                     self.know(room);
                 }
+                if generation.room(room).is_some_and(|(entry, _)| entry.records.is_some()) {
+                    batch.flush();
+                    self.tell_records(connection, room).await;
+                }
             }
         }
         entered
@@ -330,6 +334,9 @@ impl Router {
                 if !self.hub.has_room(&room) {
                     self.unknow(&room);
                 }
+            }
+            if !self.hub.has_room(&room) {
+                self.forget_records(&room);
             }
             self.observe_room(generation, connection, "left", &room, depth, batch);
         }

@@ -91,6 +91,7 @@ impl Receiver for Remote {
             },
             Body::Delivery(routed) if !is_own => router.on_routed(routed),
             Body::Presence(changes) => router.on_changes(&changes),
+            Body::Record(change) => router.on_record(&change),
             Body::Order(order) if !is_own => router.on_order(&order),
             Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
             Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
@@ -109,6 +110,7 @@ impl Receiver for Remote {
             // The heart finds out first whether this is the Redis of before.
             tokio::time::sleep(SETTLE).await;
             looking.compare_all_members();
+            looking.compare_records().await;
         });
     }
 

@@ -144,7 +144,13 @@ fn routes(web: Web) -> Routes {
 
 /// Whether a load balancer should send clients here.
 async fn ready(State(web): State<Web>) -> impl IntoResponse {
-    if web.stop.is_cancelled() { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ready\n") }
+    if web.stop.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned());
+    }
+    match web.router.cluster.as_ref().and_then(|cluster| cluster.trouble()) {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {trouble}\n")),
+    }
 }
 
 async fn metrics(State(web): State<Web>) -> Response<Body> {

@@ -30,6 +30,7 @@ mod link;
 mod membership;
 mod metrics;
 mod pipeline;
+mod queries;
 mod reader;
 mod registry;
 mod script;
@@ -113,6 +114,8 @@ pub struct Cluster {
     debts: Mutex<Vec<Debt>>,
     /// The last look: who beats.
     look: Mutex<membership::Look>,
+    /// How long each beat had not changed by then.
+    silences: Mutex<HashMap<String, Duration>>,
     /// The last trouble, for those who ask why it is not ready.
     trouble: Mutex<Option<String>>,
     /// Counts what is sent to each room.
@@ -167,6 +170,7 @@ impl Cluster {
             renewed: Mutex::default(),
             debts: Mutex::default(),
             look: Mutex::default(),
+            silences: Mutex::default(),
             trouble: Mutex::default(),
             counts: Mutex::default(),
             streams: AtomicU32::new(u32::from_le_bytes(crate::id::random_bytes())),

@@ -109,6 +109,12 @@ impl Observer {
         findings
     }
 
+    /// How long each beat has not changed.
+    pub(super) fn silences(&self) -> HashMap<String, Duration> {
+        let beats = self.seen.iter().filter(|((kind, _), _)| *kind == Kind::Beat);
+        beats.map(|((_, instance), seen)| (instance.clone(), seen.unchanged)).collect()
+    }
+
     /// How long until somebody could be found silent.
     pub(super) fn next(&self) -> Duration {
         let left = |((kind, _), seen): (&(Kind, String), &Seen)| match kind {

@@ -48,6 +48,9 @@ pub struct InstanceInfo {
     pub id: String,
     /// What it says of itself: a JSON text.
     pub info: String,
+    /// How long its beat had not changed at the last look; None: it was not
+    /// seen then.
+    pub silent: Option<std::time::Duration>,
 }
 
 fn garbled() -> BusError {
@@ -271,18 +274,22 @@ impl Cluster {
         Ok(members.into_iter().filter_map(split).collect())
     }
 
-    /// The instances that are alive, as they describe themselves.
+    /// The instances that beat, as they describe themselves.
     ///
     /// # Errors
     /// If Redis does not answer.
     pub async fn instances(&self) -> Result<Vec<InstanceInfo>, BusError> {
-        let key = self.keys.instances("infos");
+        let (beats, key) = (self.beating().await?, self.keys.instances("infos"));
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
-        let infos: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
-        let alive = self.look.lock().beats.clone();
-        let alive = |id: &String| alive.contains_key(id);
-        Ok(infos.into_iter().filter(|(id, _)| alive(id)).map(|(id, info)| InstanceInfo { id, info }).collect())
+        let mut infos: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
+        let silences = self.silences.lock().clone();
+        let info = |instance: InstanceId| {
+            let id = instance.to_string();
+            let (info, silent) = (infos.remove(&id)?, silences.get(&id).copied());
+            Some(InstanceInfo { id, info, silent })
+        };
+        Ok(beats.into_iter().filter_map(info).collect())
     }
 
     /// The runs that beat, as this one saw them last; itself among them.
@@ -302,8 +309,7 @@ impl Cluster {
     /// # Errors
     /// If Redis does not answer.
     pub async fn rooms(&self) -> Result<std::collections::BTreeSet<String>, BusError> {
-        let instances: Vec<InstanceId> = self.look.lock().beats.keys().filter_map(|id| InstanceId::parse(id)).collect();
-        let commands = instances.into_iter().map(|instance| {
+        let commands = self.beating().await?.into_iter().map(|instance| {
             let key = self.keys.instance("rooms", instance);
             let mut command = redis::cmd("SMEMBERS");
             command.arg(&key);

@@ -93,6 +93,8 @@ impl Receiver for Remote {
             Body::Presence(changes) => router.on_changes(&changes),
             Body::Record(change) => router.on_record(&change),
             Body::Order(order) if !is_own => router.on_order(&order),
+            Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
+            Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
             _ => {}
         }
     }
@@ -176,6 +178,8 @@ impl Router {
             "num_users": self.hub.n_users(),
             "num_channels": self.hub.n_rooms(),
             "generation": generation.number,
+            "uptime": self.uptime().as_secs(),
+            "plugins": generation.hashes(),
         })
     }
 

@@ -33,6 +33,8 @@ mod pipeline;
 mod reader;
 mod registry;
 mod script;
+#[cfg(test)]
+mod simulation;
 mod store;
 
 use self::{

@@ -194,6 +194,8 @@ impl Ears {
                 }
                 _ = probes.tick() => {
                     if self.echoed.lock().elapsed() > SILENCE {
+                        // It may be either direction.
+                        cluster.is_broken.notify_waiters();
                         let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing comes back from Redis");
                         return silent.into();
                     }

@@ -172,6 +172,7 @@ impl Heart {
             if self.known.is_some() {
                 tracing::warn!("this is another Redis than before, or it has lost its data; registering anew");
                 self.must_refill.get_or_insert(me);
+                *self.cluster.renewed.lock() = Some(Instant::now());
             }
             self.known = current;
         }
@@ -221,11 +222,11 @@ async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), B
         }
     }
     cluster.take_out_strays(receiver).await?;
-    for (room, members) in receiver.registered() {
+    for (room, members, told_of) in receiver.registered() {
         for chunk in members.chunks(REFILL) {
-            cluster.enter(&room, chunk, true).await?;
+            cluster.enter(&room, chunk, told_of).await?;
             for member in chunk.iter().filter(|member| !receiver.is_member(&room, &member.connection)) {
-                cluster.exit(&room, &member.connection, true);
+                cluster.exit(&room, &member.connection);
             }
         }
     }

@@ -17,7 +17,7 @@ use std::{
 
 use redis::{Cmd, RedisError, Value};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -91,15 +91,17 @@ pub(super) struct Queue {
     metrics: ClusterMetrics,
     /// What is older is not sent any more.
     fresh: Duration,
+    /// Nobody waits for answers.
+    is_silent: bool,
     batch: Vec<Write>,
 }
 
 /// A queue of at most `max` bytes.
-pub(super) fn queue(max: usize, fresh: Duration, metrics: ClusterMetrics) -> (Pipeline, Queue) {
+pub(super) fn queue(max: usize, fresh: Duration, is_silent: bool, metrics: ClusterMetrics) -> (Pipeline, Queue) {
     let (sender, writes) = mpsc::channel(QUEUE);
     let waiting = Arc::new(AtomicUsize::new(0));
     let pipeline = Pipeline { writes: sender, waiting: Arc::clone(&waiting), max, metrics: metrics.clone() };
-    (pipeline, Queue { writes, waiting, metrics, fresh, batch: Vec::new() })
+    (pipeline, Queue { writes, waiting, metrics, fresh, is_silent, batch: Vec::new() })
 }
 
 impl Pipeline {
@@ -151,15 +153,24 @@ impl Done {
 }
 
 impl Queue {
-    /// Writes until the connection fails or `stop` is cancelled and nothing
-    /// waits any more.
+    /// Writes until the connection fails or is found broken by others, or
+    /// `stop` is cancelled and nothing waits any more.
     ///
     /// # Errors
     /// The connection's.
-    pub(super) async fn run(&mut self, link: &mut Link, stop: &CancellationToken) -> Result<(), RedisError> {
+    pub(super) async fn run(
+        &mut self,
+        link: &mut Link,
+        broken: &Notify,
+        stop: &CancellationToken,
+    ) -> Result<(), RedisError> {
+        if self.is_silent {
+            link.silence().await?;
+        }
         loop {
             tokio::select! {
                 biased;
+                () = broken.notified() => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
                 n = self.writes.recv_many(&mut self.batch, BATCH) => if n == 0 { return Ok(()) },
                 () = stop.cancelled() => return Ok(()),
             }
@@ -214,6 +225,9 @@ impl Queue {
         }
         if commands.is_empty() {
             return Ok(());
+        }
+        if self.is_silent {
+            return link.send_silent(commands).await;
         }
         let copies: Vec<_> =
             commands.iter().map(|(command, key)| is_script(command).then(|| (command.clone(), key.clone()))).collect();

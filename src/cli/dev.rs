@@ -45,7 +45,7 @@ async fn serve(config: Config, file: &Path) -> anyhow::Result<ExitCode> {
     let gateway = Gateway::start(config, Some(file.to_owned())).await?;
     let page = gateway.reloader().running().config.server.try_page;
     let hint = if page { "open it" } else { "`server.try_page = true` gives a page to try it" };
-    tracing::info!(instance = %gateway.router().instance, "serving http://{}; {hint}, and edit a plugin or the config", gateway.address());
+    tracing::info!("serving http://{}; {hint}, and edit a plugin or the config", gateway.address());
     let watching = watch(Arc::clone(gateway.reloader()));
     signals.until_stopped(gateway, watching).await
 }

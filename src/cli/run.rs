@@ -30,7 +30,7 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 async fn serve(config: crate::config::Config, file: &Path) -> anyhow::Result<ExitCode> {
     let signals = Signals::new()?;
     let gateway = Gateway::start(config, Some(file.to_owned())).await?;
-    tracing::info!(instance = %gateway.router().instance, "listening on http://{}", gateway.address());
+    tracing::info!("listening on http://{}", gateway.address());
     signals.until_stopped(gateway, std::future::pending()).await
 }
 

@@ -120,7 +120,12 @@ impl Backoff {
 /// in the outbox between them, as its number.
 #[derive(Debug, Clone)]
 pub(super) enum Note {
-    Joined { room: String, position: Option<Position>, head: Option<String>, recovered: Option<Vec<Kept>> },
+    Joined {
+        room: String,
+        position: Option<Position>,
+        head: Option<String>,
+        recovered: Option<Vec<Kept>>,
+    },
     /// The join or leave was not done.
     Refused(String),
     Left(String),
@@ -666,7 +671,9 @@ impl Instance {
     pub(super) fn users(&self) -> Vec<(String, String)> {
         let all = self.hub.users().into_iter();
         let mut users: Vec<(String, String)> = all
-            .flat_map(|(user, devices)| devices.into_iter().map(move |device| (user.to_string(), device.id.to_string())))
+            .flat_map(|(user, devices)| {
+                devices.into_iter().map(move |device| (user.to_string(), device.id.to_string()))
+            })
             .collect();
         users.sort();
         users
@@ -820,7 +827,8 @@ impl Instance {
                 let reap = |room: &String| Command::ReapRoom { dead: dead.clone(), room: room.clone(), most: MEMBERS };
                 let answers = self.many(left.iter().map(reap).collect()).await?;
                 let is_more = |answer: &Answer| matches!(answer, Answer::Reaped(n, _) if *n > 0);
-                left = left.into_iter().zip(answers).filter(|(_, answer)| is_more(answer)).map(|(room, _)| room).collect();
+                left =
+                    left.into_iter().zip(answers).filter(|(_, answer)| is_more(answer)).map(|(room, _)| room).collect();
             }
             // `clean_users`
             let reap = |user: &String| Command::ReapUser { dead: dead.clone(), user: user.clone() };
@@ -976,7 +984,7 @@ impl Instance {
             session.frame(Note::Joined { room: room.to_string(), position, head, recovered })
         };
         if !keeps(room) {
-            let told = Told { own: Some(joined(None, None, None)), others: None };
+            let told = Told { own: Some(joined(None, None, None)), others: None, by_user: false };
             let joined = self.hub.join(connection, room, membership, usize::MAX, Stand::Live, &told, &mut self.batch());
             return joined.map_err(|_| take_back(BusError::Down));
         }
@@ -1003,7 +1011,7 @@ impl Instance {
 
     /// `Router::take_out`.
     fn take_out(self: &Rc<Self>, connection: &Connection, room: &str, own: Option<Bytes>) {
-        if self.hub.leave(connection, room, &Told { own, others: None }, &mut self.batch()).is_some() {
+        if self.hub.leave(connection, room, &Told { own, others: None, by_user: false }, &mut self.batch()).is_some() {
             self.exit(room, &connection.id_text);
             self.let_go(connection.id, room);
         }

@@ -461,8 +461,7 @@ impl State {
             }
         };
         let is_young = |(.., at): &&&(u64, String, u64)| *at + age >= context.now;
-        let messages =
-            found.iter().filter(is_young).map(|(offset, frame, _)| (*offset, frame.clone())).collect();
+        let messages = found.iter().filter(is_young).map(|(offset, frame, _)| (*offset, frame.clone())).collect();
         Answer::Reading { epoch, top, past, messages, head: log.head.clone() }
     }
 

@@ -34,6 +34,8 @@ mod queries;
 mod reader;
 mod registry;
 mod script;
+#[cfg(test)]
+mod simulation;
 mod store;
 
 use self::{

@@ -78,6 +78,7 @@ impl Gateway {
         let router = Arc::new(Router::new(hub, Arc::clone(&flusher), metrics, Arc::new(generation), surroundings));
         if let (Some(cluster), Some(starter)) = (&cluster, starter) {
             let receiver: Arc<dyn Receiver> = Arc::new(Remote(Arc::downgrade(&router)));
+            tracing::info!(instance = %boot, name = cluster.name(), "one of a cluster");
             starter.start(cluster, &receiver, &tasks, &end);
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
         }

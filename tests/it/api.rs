@@ -684,3 +684,39 @@ async fn all_instances_load_their_plugins_anew() {
     .await;
     assert!(result(at, "reload", json!({})).await["generation"].is_u64());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_writes_documents_and_members_hear_of_it() {
+    let rooms =
+        "[[rooms]]\nmatch = \"doc:*\"\nrecords = { count = 1, size = \"100B\" }\n[[rooms]]\nmatch = \"none:*\"\n";
+    let gateway = TestGateway::start(&format!("{API}{rooms}")).await;
+    let at = address(&gateway);
+    let mut member = gateway.client().await;
+    member.join("doc:1").await;
+    let write = |more: Value| {
+        let mut parameters = json!({ "channel": "doc:1", "record": "d" });
+        parameters.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        parameters
+    };
+    assert_eq!(result(at, "record", write(json!({ "set": { "a": 1 } }))).await, json!({ "version": 1 }));
+    assert_eq!(
+        result(at, "record", write(json!({ "patch": { "b": 2 }, "version": 1 }))).await,
+        json!({ "version": 2 })
+    );
+    let conflict = result(at, "record", write(json!({ "set": 0, "version": 1 }))).await;
+    assert_eq!(conflict, json!({ "conflict": true, "version": 2, "data": { "a": 1, "b": 2 } }));
+    assert_eq!(member.heard("doc:1").await, json!({ "record": "d", "version": 1, "data": { "a": 1 } }));
+    assert_eq!(member.heard("doc:1").await, json!({ "record": "d", "version": 2, "patch": { "b": 2 } }));
+    let all = result(at, "records", json!({ "channel": "doc:1" })).await;
+    assert_eq!(all["records"]["d"], json!({ "version": 2, "data": { "a": 1, "b": 2 } }));
+    // One document of a hundred bytes, and no more.
+    assert_eq!(error(at, "record", json!({ "channel": "doc:1", "record": "e", "set": 1 })).await, 106);
+    assert_eq!(error(at, "record", write(json!({ "set": "x".repeat(100) }))).await, 106);
+    assert_eq!(error(at, "record", write(json!({}))).await, 107);
+    assert_eq!(error(at, "records", json!({ "channel": "none:1" })).await, 108);
+    assert_eq!(result(at, "record", write(json!({ "delete": true }))).await, json!({ "version": 3 }));
+    assert_eq!(member.heard("doc:1").await, json!({ "record": "d", "version": 3, "data": null }));
+    // What clients may write, they write under the room's rights.
+    let call = json!({ "method": "wayleave.record", "data": { "room": "doc:1", "record": "d", "set": 1 } });
+    assert_eq!(member.refused("rpc", call).await, 103);
+}

@@ -19,8 +19,8 @@ use crate::{
     config::Target,
     id::{BootId, ConnectionId},
     protocol::{Close, MemberInfo, Refusal, Seen},
-    room::Position,
-    router::{Act, Acted, Gathered, InstanceReport, Known, Message},
+    room::{Position, records::Edit},
+    router::{Act, Acted, Gathered, InstanceReport, Known, Message, records::to_json},
 };
 
 /// All methods.
@@ -45,6 +45,8 @@ pub(super) const NAMES: &[&str] = &[
     "send",
     "requests",
     "members",
+    "records",
+    "record",
     "reload",
 ];
 
@@ -90,6 +92,8 @@ pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
         "send" => send(web, parameters),
         "requests" => requests(web, parameters).await,
         "members" => members(web, parameters).await,
+        "records" => records(web, parameters).await,
+        "record" => record(web, parameters).await,
         "reload" => reload(web, parameters).await,
         _ => Err(Refusal::METHOD_NOT_FOUND),
     }
@@ -278,6 +282,24 @@ async fn history_remove(web: &Web, parameters: &[u8]) -> Answer {
     let wire: wire::Channel<'_> = read(parameters)?;
     web.router.remove_history(required("channel", &wire.channel)?).await?;
     ok(json!({}))
+}
+
+async fn records(web: &Web, parameters: &[u8]) -> Answer {
+    let wire: wire::Channel<'_> = read(parameters)?;
+    let all = web.router.records(required("channel", &wire.channel)?).await?;
+    ok(json!({ "records": to_json(all) }))
+}
+
+async fn record(web: &Web, parameters: &[u8]) -> Answer {
+    let asked: Value = read(parameters)?;
+    let text = |field| required(field, asked[field].as_str().unwrap_or_default());
+    let edit = Edit::read(&asked).ok_or_else(|| bad("one of `set`, `patch` and `delete` is required"))?;
+    let version = match &asked["version"] {
+        Value::Null => None,
+        version => Some(version.as_u64().ok_or_else(|| bad("`version` is a whole number"))?),
+    };
+    let edited = web.router.edit_record(text("channel")?, text("record")?, &edit, version).await?;
+    ok(edited.to_json())
 }
 
 async fn channels(web: &Web, parameters: &[u8]) -> Answer {

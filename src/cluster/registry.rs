@@ -91,8 +91,8 @@ impl Cluster {
         if noted == 1 { Ok(()) } else { Err(BusError::Down) }
     }
 
-    /// What nobody here holds any more.
-    pub(super) fn forget<'o>(&self, of: impl Iterator<Item = &'o Of>) {
+    /// What nobody here has held for long.
+    pub(super) fn forget(&self, of: &[Of]) {
         let me = self.id();
         let [mut rooms, mut users] = ["rooms", "users"].map(|part| {
             let key = self.keys.instance(part, me);

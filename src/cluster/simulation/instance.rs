@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -221,6 +221,7 @@ pub(super) struct Instance {
     /// Nothing that is published comes back.
     is_broken: Notify,
     debts: RefCell<Vec<Debt>>,
+    arriving: RefCell<BTreeSet<String>>,
     reader: RefCell<Option<Rc<Conn>>>,
     connecting: Mutex<Duration>,
     interest: RefCell<Interest>,
@@ -283,6 +284,7 @@ impl Instance {
             frames: Queue::default(),
             is_broken: Notify::new(),
             debts: RefCell::default(),
+            arriving: RefCell::default(),
             reader: RefCell::default(),
             connecting: Mutex::default(),
             interest: RefCell::default(),
@@ -601,10 +603,11 @@ impl Instance {
             let now = self.runtime.now();
             if sweep_at <= now {
                 sweep_at = now + EARS_SWEEP;
-                let mut idle = self.interest.borrow_mut().take_idle(self.runtime.instant(), BATCH);
-                idle.sort_by(|one, other| one.0.cmp(&other.0));
-                self.forget(idle.iter().map(|(_, of)| of));
-                let topics: Vec<String> = idle.iter().map(|(topic, _)| topic.to_string()).collect();
+                let left = self.interest.borrow_mut().take_left(self.runtime.instant(), BATCH);
+                self.forget(&left);
+                let mut topics: Vec<String> =
+                    self.interest.borrow_mut().take_idle(self.runtime.instant(), BATCH).iter().map(ToString::to_string).collect();
+                topics.sort();
                 if !topics.is_empty() && self.network.unsubscribe(link, topics).await.is_err() {
                     return;
                 }
@@ -674,7 +677,7 @@ impl Instance {
     // registry.rs
 
     async fn note(&self, of: &[Of]) -> Result<(), BusError> {
-        let (rooms, users) = split(of.iter());
+        let (rooms, users) = split(of);
         if rooms.is_empty() && users.is_empty() {
             return Ok(());
         }
@@ -682,8 +685,10 @@ impl Instance {
         if int(&answer) == 1 { Ok(()) } else { Err(BusError::Down) }
     }
 
-    fn forget<'o>(&self, of: impl Iterator<Item = &'o Of>) {
-        let (rooms, users) = split(of);
+    fn forget(&self, of: &[Of]) {
+        let (mut rooms, mut users) = split(of);
+        rooms.sort();
+        users.sort();
         if !rooms.is_empty() || !users.is_empty() {
             self.put(Command::Forget { me: self.me(), rooms, users }, Done::Nobody);
         }
@@ -737,17 +742,17 @@ impl Instance {
         let answers = self.many(rooms.iter().map(ask).collect()).await?;
         for (room, members) in rooms.iter().zip(answers) {
             for id in names(members) {
-                if !self.is_member(room, &id) {
+                if !self.is_coming(room, &id) && !self.is_member(room, &id) {
                     self.exit(room, &id);
                 }
             }
         }
         let users = names(self.one(Command::UsersOf { me: me.to_string() }).await?);
-        let here: Vec<String> = self.users().into_iter().map(|(_, id)| id).collect();
         for user in users {
             for member in names(self.one(Command::ConnectionsOf { user: user.clone() }).await?) {
                 let Some((id, instance)) = member.split_once('@') else { continue };
-                if instance == me.to_string() && !here.iter().any(|other| other == id) {
+                let is_coming = self.arriving.borrow().contains(id);
+                if instance == me.to_string() && !is_coming && !self.is_connected(id) {
                     self.sign_out_as(me, user.clone(), id.to_owned());
                 }
             }
@@ -759,6 +764,14 @@ impl Instance {
 
     fn is_member(&self, room: &str, id: &str) -> bool {
         ConnectionId::parse(id).is_some_and(|id| self.hub.is_in(room, id))
+    }
+
+    fn is_coming(&self, room: &str, id: &str) -> bool {
+        ConnectionId::parse(id).is_some_and(|id| self.hub.is_coming(room, id))
+    }
+
+    fn is_connected(&self, id: &str) -> bool {
+        ConnectionId::parse(id).is_some_and(|id| self.hub.connection(id).is_some())
     }
 
     /// Users and connections.
@@ -997,12 +1010,15 @@ impl Instance {
         if !user.is_empty() {
             let hold = self.hold(format!("u:{user}"), Of::User(user.clone())).await?;
             self.holds.borrow_mut().insert((connection.id, String::new()), hold);
+            self.arriving.borrow_mut().insert(connection.id_text.to_string());
             if let Err(error) = self.sign_in(&user, &connection.id_text).await {
                 self.sign_out(connection);
+                self.arriving.borrow_mut().remove(&*connection.id_text);
                 return Err(error);
             }
         }
         self.hub.add(connection, usize::MAX).unwrap();
+        self.arriving.borrow_mut().remove(&*connection.id_text);
         self.sessions.borrow_mut().insert(connection.id, Rc::clone(session));
         Ok(())
     }
@@ -1231,7 +1247,7 @@ impl Instance {
     }
 }
 
-fn split<'o>(of: impl Iterator<Item = &'o Of>) -> (Vec<String>, Vec<String>) {
+fn split(of: &[Of]) -> (Vec<String>, Vec<String>) {
     let (mut rooms, mut users) = (Vec::new(), Vec::new());
     for of in of {
         match of {

@@ -5,7 +5,7 @@
 //! order ([`pipeline`]), one hears ([`ears`]), one reads and beats ([`heart`]).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -51,7 +51,7 @@ pub use self::{
     ears::Hold,
     metrics::ClusterMetrics,
     pipeline::BusError,
-    registry::{InstanceInfo, MembersPage, SignedIn},
+    registry::{Arrival, InstanceInfo, MembersPage, SignedIn},
     store::{Granted, RecordWrite},
 };
 use crate::{
@@ -77,6 +77,12 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// True if a connection is in a room here.
     fn is_member(&self, room: &str, connection: &str) -> bool;
+
+    /// True if a connection is on its way into a room here.
+    fn is_coming(&self, room: &str, connection: &str) -> bool;
+
+    /// True if a connection is here.
+    fn is_connected(&self, connection: &str) -> bool;
 
     /// The users here with their connections.
     fn users(&self) -> Vec<(UserId, Vec<String>)>;
@@ -112,6 +118,8 @@ pub struct Cluster {
     beaten: Mutex<Option<Instant>>,
     /// When this was found to be another Redis than before.
     renewed: Mutex<Option<Instant>>,
+    /// Connections that are being signed in.
+    arriving: Mutex<HashSet<Box<str>>>,
     /// Leaves that Redis has not confirmed.
     debts: Mutex<Vec<Debt>>,
     /// The last look: who beats.
@@ -170,6 +178,7 @@ impl Cluster {
             ears,
             beaten: Mutex::default(),
             renewed: Mutex::default(),
+            arriving: Mutex::default(),
             debts: Mutex::default(),
             look: Mutex::default(),
             silences: Mutex::default(),

@@ -32,6 +32,20 @@ pub enum SignedIn {
     Limit,
 }
 
+/// A connection between its signing in and its being here: what Redis has of it
+/// is no stray. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Arrival {
+    cluster: Arc<Cluster>,
+    connection: Box<str>,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.cluster.arriving.lock().remove(&self.connection);
+    }
+}
+
 /// Some members of a room.
 #[derive(Debug, Clone)]
 pub struct MembersPage {
@@ -94,8 +108,8 @@ impl Cluster {
         if noted == 1 { Ok(()) } else { Err(BusError::Down) }
     }
 
-    /// What nobody here holds any more.
-    pub(super) fn forget<'o>(&self, of: impl Iterator<Item = &'o Of>) {
+    /// What nobody here has held for long.
+    pub(super) fn forget(&self, of: &[Of]) {
         let me = self.id();
         let [mut rooms, mut users] = ["rooms", "users"].map(|part| {
             let key = self.keys.instance(part, me);
@@ -174,6 +188,13 @@ impl Cluster {
         if debts.len() < DEBTS {
             debts.push(debt);
         }
+    }
+
+    /// A connection is about to be signed in.
+    #[must_use]
+    pub fn arrive(self: &Arc<Self>, connection: &str) -> Arrival {
+        self.arriving.lock().insert(connection.into());
+        Arrival { cluster: Arc::clone(self), connection: connection.into() }
     }
 
     /// Counts a user's new connection against its limit, over all instances.
@@ -337,7 +358,8 @@ impl Cluster {
             let commands = rooms.iter().map(|room| set(self.keys.room(room, &format!("of:{me}")))).collect();
             for (room, members) in rooms.iter().zip(self.reader.all(commands).await?) {
                 for connection in parse::<Vec<String>>(members?)? {
-                    if !receiver.is_member(room, &connection) {
+                    // In this order: who comes is in before it is done with that.
+                    if !receiver.is_coming(room, &connection) && !receiver.is_member(room, &connection) {
                         self.exit(room, &connection);
                     }
                 }
@@ -345,12 +367,12 @@ impl Cluster {
         }
         let (command, key) = set(self.keys.instance("users", me));
         let users: Vec<String> = parse(self.reader.one(command, &key).await?)?;
-        let here: std::collections::HashSet<String> =
-            receiver.users().into_iter().flat_map(|(_, connections)| connections).collect();
-        let suffix = format!("@{me}");
+        let me_text = me.to_string();
         for user in users {
             for (connection, instance) in self.connections_of(&user).await? {
-                if suffix[1..] == *instance && !here.contains(&connection) {
+                // In this order: who arrives is here before it is done with that.
+                let is_coming = self.arriving.lock().contains(&*connection);
+                if instance == me_text && !is_coming && !receiver.is_connected(&connection) {
                     self.sign_out_as(me, &user, &connection);
                 }
             }

@@ -135,6 +135,16 @@ impl Receiver for Remote {
         ConnectionId::parse(connection).is_some_and(|id| router.hub.is_in(room, id))
     }
 
+    fn is_coming(&self, room: &str, connection: &str) -> bool {
+        let Some(router) = self.0.upgrade() else { return false };
+        ConnectionId::parse(connection).is_some_and(|id| router.hub.is_coming(room, id))
+    }
+
+    fn is_connected(&self, connection: &str) -> bool {
+        let Some(router) = self.0.upgrade() else { return false };
+        ConnectionId::parse(connection).is_some_and(|id| router.hub.connection(id).is_some())
+    }
+
     fn users(&self) -> Vec<(UserId, Vec<String>)> {
         let Some(router) = self.0.upgrade() else { return Vec::new() };
         let ids = |devices: Vec<Arc<crate::hub::Connection>>| {

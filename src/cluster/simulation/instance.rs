@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, Notify, oneshot};
 
 use super::{
+    told_of,
     network::{Broken, Conn, Network},
     runtime::Runtime,
     store::{Answer, Command, Entering},
@@ -47,9 +48,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// As `Cluster::patience`.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
+/// As in cluster.rs.
+const LASTING: Duration = Duration::from_secs(1);
+
 // As in ears.rs.
 const PROBE: Duration = Duration::from_millis(800);
-const SILENCE: Duration = Duration::from_millis(2800);
+const SILENCE: Duration = Duration::from_millis(2200);
 const NOTE_RETRY: Duration = Duration::from_millis(50);
 const EARS_SWEEP: Duration = Duration::from_millis(250);
 const BATCH: usize = 512;
@@ -83,6 +87,20 @@ struct Write {
     since: Duration,
 }
 
+/// What waits for a connection, as pipeline.rs has it.
+#[derive(Default)]
+struct Queue {
+    writes: RefCell<VecDeque<Write>>,
+    came: Notify,
+}
+
+impl Queue {
+    fn put(&self, write: Write) {
+        self.writes.borrow_mut().push_back(write);
+        self.came.notify_one();
+    }
+}
+
 impl Done {
     fn tell(self, answer: Result<Answer, BusError>) {
         match self {
@@ -98,6 +116,18 @@ enum Debt {
     Exit(InstanceId, String, String),
     SignOut(InstanceId, String, String),
 }
+
+impl Debt {
+    fn command(&self) -> Command {
+        match self {
+            Self::Exit(me, room, id) => Command::Exit { me: me.to_string(), room: room.clone(), id: id.clone() },
+            Self::SignOut(me, user, id) => Command::SignOut { user: user.clone(), member: format!("{id}@{me}") },
+        }
+    }
+}
+
+/// What never ends well.
+enum Never {}
 
 /// As backoff.rs.
 struct Backoff(Duration);
@@ -120,12 +150,7 @@ impl Backoff {
 /// in the outbox between them, as its number.
 #[derive(Debug, Clone)]
 pub(super) enum Note {
-    Joined {
-        room: String,
-        position: Option<Position>,
-        head: Option<String>,
-        recovered: Option<Vec<Kept>>,
-    },
+    Joined { room: String, position: Option<Position>, head: Option<String>, recovered: Option<Vec<Kept>> },
     /// The join or leave was not done.
     Refused(String),
     Left(String),
@@ -191,10 +216,12 @@ pub(super) struct Instance {
     generation: Cell<u32>,
     pub(super) hub: Hub,
     flusher: Flusher,
-    /// Pipeline: what waits, and what is being sent.
-    queue: RefCell<VecDeque<Write>>,
-    queued: Notify,
+    writes: Queue,
+    frames: Queue,
+    /// Nothing that is published comes back.
+    is_broken: Notify,
     debts: RefCell<Vec<Debt>>,
+    arriving: RefCell<BTreeSet<String>>,
     reader: RefCell<Option<Rc<Conn>>>,
     connecting: Mutex<Duration>,
     interest: RefCell<Interest>,
@@ -253,9 +280,11 @@ impl Instance {
             generation: Cell::new(1),
             hub: Hub::new(),
             flusher: Flusher::new(1),
-            queue: RefCell::default(),
-            queued: Notify::new(),
+            writes: Queue::default(),
+            frames: Queue::default(),
+            is_broken: Notify::new(),
             debts: RefCell::default(),
+            arriving: RefCell::default(),
             reader: RefCell::default(),
             connecting: Mutex::default(),
             interest: RefCell::default(),
@@ -270,7 +299,8 @@ impl Instance {
             is_stopping: Cell::new(false),
         });
         // `Starter::start`, and `watch_positions` of repair.rs.
-        instance.spawn(Rc::clone(&instance).write());
+        instance.spawn(Rc::clone(&instance).keep_writing(false));
+        instance.spawn(Rc::clone(&instance).keep_writing(true));
         instance.spawn(Rc::clone(&instance).listen());
         instance.spawn(Rc::clone(&instance).beat_on());
         instance.spawn(Rc::clone(&instance).watch_positions());
@@ -306,14 +336,16 @@ impl Instance {
         let holds = std::mem::take(&mut *self.holds.borrow_mut());
         drop(holds);
         self.sessions.borrow_mut().clear();
-        self.queue.borrow_mut().clear();
+        for queue in [&self.writes, &self.frames] {
+            let writes = queue.writes.take();
+            drop(writes);
+        }
     }
 
     // pipeline.rs
 
     fn put(&self, command: Command, done: Done) {
-        self.queue.borrow_mut().push_back(Write { command, done, since: self.runtime.now() });
-        self.queued.notify_one();
+        self.writes.put(Write { command, done, since: self.runtime.now() });
     }
 
     async fn ask(&self, command: Command) -> Result<Answer, BusError> {
@@ -326,39 +358,65 @@ impl Instance {
         }
     }
 
-    /// The writing task of `Starter::start`, with `Queue::run`.
-    async fn write(self: Rc<Self>) {
+    /// `keep_writing` of cluster.rs.
+    async fn keep_writing(self: Rc<Self>, is_silent: bool) {
+        let queue = if is_silent { &self.frames } else { &self.writes };
         let mut backoff = Backoff::new();
-        let mut batch = Vec::new();
+        let mut held = VecDeque::new();
         loop {
             if let Ok(link) = self.network.connect(self.host).await {
-                self.settle_debts();
-                loop {
-                    while self.queue.borrow().is_empty() {
-                        self.queued.notified().await;
-                    }
-                    batch.extend(self.queue.borrow_mut().drain(..));
-                    if self.send(&link, &mut batch).await.is_err() {
-                        break;
-                    }
+                let since = self.runtime.now();
+                if is_silent || self.pay_debts(&link).await.is_ok() {
+                    let _ends = self.run(&link, queue, &mut held, is_silent).await;
                 }
                 self.network.close(&link);
-                backoff = Backoff::new();
+                if self.runtime.now() - since > LASTING {
+                    backoff = Backoff::new();
+                }
             }
             let wait = backoff.next(&self.runtime);
-            self.starve(wait, &mut batch).await;
+            self.starve(wait, queue, &mut held).await;
+        }
+    }
+
+    /// `Queue::run`.
+    async fn run(
+        &self,
+        link: &Rc<Conn>,
+        queue: &Queue,
+        held: &mut VecDeque<Write>,
+        is_silent: bool,
+    ) -> Result<Never, Broken> {
+        loop {
+            if link.is_broken() {
+                return Err(Broken);
+            }
+            let mut batch: Vec<Write> = held.drain(..).collect();
+            while batch.is_empty() {
+                batch.extend(queue.writes.borrow_mut().drain(..));
+                if !batch.is_empty() {
+                    break;
+                }
+                tokio::select! {
+                    biased;
+                    () = self.is_broken.notified(), if is_silent => return Err(Broken),
+                    () = self.network.broken(link) => return Err(Broken),
+                    () = queue.came.notified() => {}
+                }
+            }
+            self.send(link, batch, is_silent).await?;
         }
     }
 
     /// `Queue::starve`.
-    async fn starve(&self, wait: Duration, batch: &mut Vec<Write>) {
+    async fn starve(&self, wait: Duration, queue: &Queue, held: &mut VecDeque<Write>) {
         let end = self.runtime.now() + wait;
         loop {
-            batch.extend(self.queue.borrow_mut().drain(..));
+            held.extend(queue.writes.borrow_mut().drain(..));
             let now = self.runtime.now();
-            for write in std::mem::take(batch) {
+            for write in std::mem::take(held) {
                 if matches!(write.done, Done::Nobody) && now - write.since < TTL {
-                    batch.push(write);
+                    held.push_back(write);
                 } else {
                     write.done.tell(Err(BusError::Down));
                 }
@@ -372,10 +430,10 @@ impl Instance {
     }
 
     /// `Queue::send`.
-    async fn send(&self, link: &Rc<Conn>, batch: &mut Vec<Write>) -> Result<(), Broken> {
+    async fn send(&self, link: &Rc<Conn>, batch: Vec<Write>, is_silent: bool) -> Result<(), Broken> {
         let now = self.runtime.now();
         let (mut commands, mut waiters) = (Vec::new(), Vec::new());
-        for write in batch.drain(..) {
+        for write in batch {
             let is_given_up = matches!(&write.done, Done::Task(task) if task.is_closed());
             if is_given_up || now - write.since > TTL {
                 write.done.tell(Err(BusError::Down));
@@ -386,6 +444,9 @@ impl Instance {
         }
         if commands.is_empty() {
             return Ok(());
+        }
+        if is_silent {
+            return commands.into_iter().try_for_each(|command| self.network.one_way(link, command));
         }
         let answers = self.network.all(link, commands).await;
         match answers {
@@ -404,14 +465,45 @@ impl Instance {
         }
     }
 
+    // The debts of cluster.rs.
+
+    fn take_debts(&self) -> Vec<Debt> {
+        let mut debts = self.debts.take();
+        debts.retain(|debt| match debt {
+            Debt::Exit(_, room, id) => !self.is_member(room, id),
+            Debt::SignOut(..) => true,
+        });
+        debts
+    }
+
+    fn settle_debts(self: &Rc<Self>) {
+        for debt in self.take_debts() {
+            let command = debt.command();
+            self.put(command, self.or_owe(debt));
+        }
+    }
+
+    async fn pay_debts(&self, link: &Rc<Conn>) -> Result<(), Broken> {
+        let debts = self.take_debts();
+        if debts.is_empty() {
+            return Ok(());
+        }
+        let paid = self.network.all(link, debts.iter().map(Debt::command).collect()).await;
+        if paid.is_err() {
+            self.debts.borrow_mut().extend(debts);
+        }
+        paid.map(|_| ())
+    }
+
     // reader.rs
 
     async fn link(&self) -> Result<Rc<Conn>, BusError> {
-        if let Some(link) = self.reader.borrow().clone() {
+        let open = || self.reader.borrow().clone().filter(|link| !link.is_broken());
+        if let Some(link) = open() {
             return Ok(link);
         }
         let mut not_before = self.connecting.lock().await;
-        if let Some(link) = self.reader.borrow().clone() {
+        if let Some(link) = open() {
             return Ok(link);
         }
         if self.runtime.now() < *not_before {
@@ -483,15 +575,23 @@ impl Instance {
             while let Some((topic, frame)) = pushing.network.pushed(&pushes).await {
                 pushing.on_push(&topic, &frame);
             }
-            // `PushKind::Disconnection`
-            pushing.echoed.set(pushing.runtime.now().saturating_sub(2 * SILENCE));
         });
+        tokio::select! {
+            biased;
+            () = self.hear_on(&link, backoff) => {}
+            () = self.network.broken(&link) => {}
+        }
+        self.network.close(&link);
+    }
+
+    async fn hear_on(self: &Rc<Self>, link: &Rc<Conn>, backoff: &mut Backoff) {
         self.echoed.set(self.runtime.now());
+        let mut waits = self.runtime.now();
         let (mut probe_at, mut sweep_at) = (self.runtime.now(), self.runtime.now());
         let mut was_up = false;
         loop {
-            if self.catch_up(&link).await.is_err() {
-                break;
+            if self.catch_up(link).await.is_err() {
+                return;
             }
             if !was_up && self.interest.borrow().is_complete() {
                 was_up = true;
@@ -503,32 +603,39 @@ impl Instance {
             let now = self.runtime.now();
             if sweep_at <= now {
                 sweep_at = now + EARS_SWEEP;
-                let mut idle = self.interest.borrow_mut().take_idle(self.runtime.instant(), BATCH);
-                idle.sort_by(|one, other| one.0.cmp(&other.0));
-                self.forget(idle.iter().map(|(_, of)| of));
-                let topics: Vec<String> = idle.iter().map(|(topic, _)| topic.to_string()).collect();
-                if !topics.is_empty() && self.network.unsubscribe(&link, topics).await.is_err() {
-                    break;
+                let left = self.interest.borrow_mut().take_left(self.runtime.instant(), BATCH);
+                self.forget(&left);
+                let mut topics: Vec<String> =
+                    self.interest.borrow_mut().take_idle(self.runtime.instant(), BATCH).iter().map(ToString::to_string).collect();
+                topics.sort();
+                if !topics.is_empty() && self.network.unsubscribe(link, topics).await.is_err() {
+                    return;
                 }
+                waits = self.runtime.now();
                 continue;
             }
             if probe_at <= now {
                 probe_at = now + PROBE;
-                if now.saturating_sub(self.echoed.get()) > SILENCE {
-                    break;
+                if now - waits > 2 * PROBE {
+                    self.echoed.set(now);
                 }
-                let frame = "probe".to_owned();
-                self.put(Command::Publish { topic: format!("i:{}", self.boot), frame }, Done::Nobody);
+                if now.saturating_sub(self.echoed.get()) > SILENCE {
+                    self.is_broken.notify_waiters();
+                    return;
+                }
+                let command = Command::Publish { topic: format!("i:{}", self.boot), frame: "probe".to_owned() };
+                self.frames.put(Write { command, done: Done::Nobody, since: now });
+                waits = now;
                 continue;
             }
             let wait = sweep_at.min(probe_at).saturating_sub(now);
+            waits = now;
             tokio::select! {
                 biased;
                 () = self.wake.notified() => {}
                 () = self.runtime.sleep(wait) => {}
             }
         }
-        self.network.close(&link);
     }
 
     async fn catch_up(&self, link: &Rc<Conn>) -> Result<(), Broken> {
@@ -570,7 +677,7 @@ impl Instance {
     // registry.rs
 
     async fn note(&self, of: &[Of]) -> Result<(), BusError> {
-        let (rooms, users) = split(of.iter());
+        let (rooms, users) = split(of);
         if rooms.is_empty() && users.is_empty() {
             return Ok(());
         }
@@ -578,16 +685,18 @@ impl Instance {
         if int(&answer) == 1 { Ok(()) } else { Err(BusError::Down) }
     }
 
-    fn forget<'o>(&self, of: impl Iterator<Item = &'o Of>) {
-        let (rooms, users) = split(of);
+    fn forget(&self, of: &[Of]) {
+        let (mut rooms, mut users) = split(of);
+        rooms.sort();
+        users.sort();
         if !rooms.is_empty() || !users.is_empty() {
             self.put(Command::Forget { me: self.me(), rooms, users }, Done::Nobody);
         }
     }
 
     async fn enter_all(&self, room: &str, members: &[(String, String)]) -> Result<(), BusError> {
-        let members = members.iter().map(|(id, user)| Entering::new(id, user)).collect();
-        let command = Command::Enter { me: self.me(), room: room.to_owned(), tells: true, members };
+        let members = members.iter().map(|(id, user)| Entering::new(id, user, told_of(room))).collect();
+        let command = Command::Enter { me: self.me(), room: room.to_owned(), members };
         match int(&self.ask(command).await?) {
             -1 => Err(BusError::Down),
             _ => Ok(()),
@@ -598,9 +707,9 @@ impl Instance {
         self.exit_as(self.id(), room.to_owned(), id.to_owned());
     }
 
-    fn exit_as(self: &Rc<Self>, as_: InstanceId, room: String, id: String) {
-        let command = Command::Exit { me: as_.to_string(), room: room.clone(), tells: true, id: id.clone() };
-        self.put(command, self.or_owe(Debt::Exit(as_, room, id)));
+    fn exit_as(self: &Rc<Self>, me: InstanceId, room: String, id: String) {
+        let debt = Debt::Exit(me, room, id);
+        self.put(debt.command(), self.or_owe(debt));
     }
 
     fn or_owe(self: &Rc<Self>, debt: Debt) -> Done {
@@ -612,16 +721,6 @@ impl Instance {
         }))
     }
 
-    fn settle_debts(self: &Rc<Self>) {
-        let debts = std::mem::take(&mut *self.debts.borrow_mut());
-        for debt in debts {
-            match debt {
-                Debt::Exit(as_, room, id) => self.exit_as(as_, room, id),
-                Debt::SignOut(as_, user, id) => self.sign_out_as(as_, user, id),
-            }
-        }
-    }
-
     async fn sign_in(&self, user: &str, id: &str) -> Result<(), BusError> {
         let (user, connection) = (user.to_owned(), id.to_owned());
         let command = Command::SignIn { me: self.me(), user, connection, max: 1000, closes: false };
@@ -631,9 +730,9 @@ impl Instance {
         }
     }
 
-    fn sign_out_as(self: &Rc<Self>, as_: InstanceId, user: String, id: String) {
-        let command = Command::SignOut { user: user.clone(), member: format!("{id}@{as_}") };
-        self.put(command, self.or_owe(Debt::SignOut(as_, user, id)));
+    fn sign_out_as(self: &Rc<Self>, me: InstanceId, user: String, id: String) {
+        let debt = Debt::SignOut(me, user, id);
+        self.put(debt.command(), self.or_owe(debt));
     }
 
     async fn take_out_strays(self: &Rc<Self>) -> Result<(), BusError> {
@@ -643,17 +742,17 @@ impl Instance {
         let answers = self.many(rooms.iter().map(ask).collect()).await?;
         for (room, members) in rooms.iter().zip(answers) {
             for id in names(members) {
-                if !self.is_member(room, &id) {
+                if !self.is_coming(room, &id) && !self.is_member(room, &id) {
                     self.exit(room, &id);
                 }
             }
         }
         let users = names(self.one(Command::UsersOf { me: me.to_string() }).await?);
-        let here: Vec<String> = self.users().into_iter().map(|(_, id)| id).collect();
         for user in users {
             for member in names(self.one(Command::ConnectionsOf { user: user.clone() }).await?) {
                 let Some((id, instance)) = member.split_once('@') else { continue };
-                if instance == me.to_string() && !here.iter().any(|other| other == id) {
+                let is_coming = self.arriving.borrow().contains(id);
+                if instance == me.to_string() && !is_coming && !self.is_connected(id) {
                     self.sign_out_as(me, user.clone(), id.to_owned());
                 }
             }
@@ -667,13 +766,19 @@ impl Instance {
         ConnectionId::parse(id).is_some_and(|id| self.hub.is_in(room, id))
     }
 
+    fn is_coming(&self, room: &str, id: &str) -> bool {
+        ConnectionId::parse(id).is_some_and(|id| self.hub.is_coming(room, id))
+    }
+
+    fn is_connected(&self, id: &str) -> bool {
+        ConnectionId::parse(id).is_some_and(|id| self.hub.connection(id).is_some())
+    }
+
     /// Users and connections.
     pub(super) fn users(&self) -> Vec<(String, String)> {
         let all = self.hub.users().into_iter();
         let mut users: Vec<(String, String)> = all
-            .flat_map(|(user, devices)| {
-                devices.into_iter().map(move |device| (user.to_string(), device.id.to_string()))
-            })
+            .flat_map(|(user, devices)| devices.into_iter().map(move |device| (user.to_string(), device.id.to_string())))
             .collect();
         users.sort();
         users
@@ -738,7 +843,7 @@ impl Instance {
                 }
                 let map = |map: BTreeMap<String, String>| map.into_iter().collect::<HashMap<_, _>>();
                 let look = Look { beats: map(beats), departed: map(departed), claims: map(claims) };
-                self.on_seen(heart, (epoch, line), &look);
+                self.on_seen(heart, (epoch, line), &look, counts);
             }
             _ => return self.runtime.spread(SWEEP / 8, SWEEP / 4),
         }
@@ -749,7 +854,7 @@ impl Instance {
         next.min(heart.observer.next() + Duration::from_millis(5)).min(heart.next_beat.saturating_sub(now))
     }
 
-    fn on_seen(self: &Rc<Self>, heart: &mut Heart, current: (String, String), look: &Look) {
+    fn on_seen(self: &Rc<Self>, heart: &mut Heart, current: (String, String), look: &Look, counts: bool) {
         let me = self.id();
         let mut found = heart.observer.look(self.runtime.instant(), &me.to_string(), look);
         found.sort_by(|one, other| one.instance.cmp(&other.instance));
@@ -760,6 +865,7 @@ impl Instance {
             heart.known = Some(current);
         }
         if let Some(before) = heart.must_refill
+            && counts
             && !heart.is_refilling
             && (before == me || !look.claims.contains_key(&before.to_string()))
         {
@@ -773,6 +879,7 @@ impl Instance {
                 instance.end_work(Some(result));
             });
         }
+        self.settle_debts();
         for finding in found {
             let instance = Rc::clone(self);
             self.spawn(async move {
@@ -827,8 +934,7 @@ impl Instance {
                 let reap = |room: &String| Command::ReapRoom { dead: dead.clone(), room: room.clone(), most: MEMBERS };
                 let answers = self.many(left.iter().map(reap).collect()).await?;
                 let is_more = |answer: &Answer| matches!(answer, Answer::Reaped(n, _) if *n > 0);
-                left =
-                    left.into_iter().zip(answers).filter(|(_, answer)| is_more(answer)).map(|(room, _)| room).collect();
+                left = left.into_iter().zip(answers).filter(|(_, answer)| is_more(answer)).map(|(room, _)| room).collect();
             }
             // `clean_users`
             let reap = |user: &String| Command::ReapUser { dead: dead.clone(), user: user.clone() };
@@ -904,12 +1010,15 @@ impl Instance {
         if !user.is_empty() {
             let hold = self.hold(format!("u:{user}"), Of::User(user.clone())).await?;
             self.holds.borrow_mut().insert((connection.id, String::new()), hold);
+            self.arriving.borrow_mut().insert(connection.id_text.to_string());
             if let Err(error) = self.sign_in(&user, &connection.id_text).await {
                 self.sign_out(connection);
+                self.arriving.borrow_mut().remove(&*connection.id_text);
                 return Err(error);
             }
         }
         self.hub.add(connection, usize::MAX).unwrap();
+        self.arriving.borrow_mut().remove(&*connection.id_text);
         self.sessions.borrow_mut().insert(connection.id, Rc::clone(session));
         Ok(())
     }
@@ -984,7 +1093,7 @@ impl Instance {
             session.frame(Note::Joined { room: room.to_string(), position, head, recovered })
         };
         if !keeps(room) {
-            let told = Told { own: Some(joined(None, None, None)), others: None, by_user: false };
+            let told = Told { own: Some(joined(None, None, None)), ..Told::default() };
             let joined = self.hub.join(connection, room, membership, usize::MAX, Stand::Live, &told, &mut self.batch());
             return joined.map_err(|_| take_back(BusError::Down));
         }
@@ -1011,7 +1120,7 @@ impl Instance {
 
     /// `Router::take_out`.
     fn take_out(self: &Rc<Self>, connection: &Connection, room: &str, own: Option<Bytes>) {
-        if self.hub.leave(connection, room, &Told { own, others: None, by_user: false }, &mut self.batch()).is_some() {
+        if self.hub.leave(connection, room, &Told { own, ..Told::default() }, &mut self.batch()).is_some() {
             self.exit(room, &connection.id_text);
             self.let_go(connection.id, room);
         }
@@ -1138,7 +1247,7 @@ impl Instance {
     }
 }
 
-fn split<'o>(of: impl Iterator<Item = &'o Of>) -> (Vec<String>, Vec<String>) {
+fn split(of: &[Of]) -> (Vec<String>, Vec<String>) {
     let (mut rooms, mut users) = (Vec::new(), Vec::new());
     for of in of {
         match of {

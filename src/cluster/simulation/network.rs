@@ -62,10 +62,18 @@ pub(super) struct Conn {
     last: [Cell<Duration>; 2],
     /// What waits where a way is cut.
     up: RefCell<VecDeque<(Up, Option<oneshot::Sender<Answer>>)>>,
+    /// Since when.
+    stuck: Cell<Duration>,
     down: RefCell<VecDeque<Down>>,
     /// What was said unasked; None: that was all.
     pushed: RefCell<VecDeque<Option<(String, String)>>>,
     came: Notify,
+}
+
+impl Conn {
+    pub(super) fn is_broken(&self) -> bool {
+        self.is_broken.get()
+    }
 }
 
 /// What is wrong between one host and the server.
@@ -151,6 +159,7 @@ impl Network {
             subscribed: RefCell::default(),
             last: Default::default(),
             up: RefCell::default(),
+            stuck: Cell::default(),
             down: RefCell::default(),
             pushed: RefCell::default(),
             came: Notify::new(),
@@ -162,6 +171,22 @@ impl Network {
                 self.close(&conn);
                 Err(Broken)
             }
+        }
+    }
+
+    /// Sends a command to whose answer nobody listens.
+    pub(super) fn one_way(self: &Rc<Self>, conn: &Rc<Conn>, command: Command) -> Result<(), Broken> {
+        if conn.is_broken.get() {
+            return Err(Broken);
+        }
+        self.post(conn, Up::Command(command), None);
+        Ok(())
+    }
+
+    /// Waits until a connection is found to be gone.
+    pub(super) async fn broken(&self, conn: &Conn) {
+        if !conn.is_broken.get() {
+            conn.broke.notified().await;
         }
     }
 
@@ -239,6 +264,9 @@ impl Network {
 
     fn arrive(self: &Rc<Self>, conn: &Rc<Conn>, up: Up, answer: Option<oneshot::Sender<Answer>>) {
         if self.way(conn.host).is_cut_up || !conn.up.borrow().is_empty() {
+            if conn.up.borrow().is_empty() {
+                conn.stuck.set(self.runtime.now());
+            }
             conn.up.borrow_mut().push_back((up, answer));
             return;
         }
@@ -368,6 +396,11 @@ impl Network {
 
     // What the seed does to it.
 
+    /// The server does something by itself.
+    pub(super) fn happen(self: &Rc<Self>, command: &Command) {
+        self.execute(command);
+    }
+
     pub(super) fn cut(&self, host: usize, up: bool, down: bool) {
         let mut ways = self.ways.borrow_mut();
         let way = ways.entry(host).or_default();
@@ -407,6 +440,12 @@ impl Network {
 
     fn flush(self: &Rc<Self>, conn: &Rc<Conn>) {
         let way = self.way(conn.host);
+        if !conn.up.borrow().is_empty() && self.runtime.now() - conn.stuck.get() > TIMEOUT {
+            // The kernel has given it up before its user did.
+            conn.up.borrow_mut().clear();
+            self.reset(conn);
+            return;
+        }
         if !way.is_cut_up {
             let waiting = conn.up.take();
             for (up, answer) in waiting {

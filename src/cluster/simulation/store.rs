@@ -16,8 +16,8 @@ pub(super) enum Command {
     Remains { dead: String, token: String, most: usize, rooms: Vec<String>, users: Vec<String> },
     Index { me: String, rooms: Vec<String>, users: Vec<String> },
     Forget { me: String, rooms: Vec<String>, users: Vec<String> },
-    Enter { me: String, room: String, tells: bool, members: Vec<Entering> },
-    Exit { me: String, room: String, tells: bool, id: String },
+    Enter { me: String, room: String, members: Vec<Entering> },
+    Exit { me: String, room: String, id: String },
     ReapRoom { dead: String, room: String, most: usize },
     SignIn { me: String, user: String, connection: String, max: usize, closes: bool },
     SignOut { user: String, member: String },
@@ -31,6 +31,9 @@ pub(super) enum Command {
     Depart { me: String, grace: u64 },
     Silence { me: String },
     Publish { topic: String, frame: String },
+    /// Redis was full: what a room keeps is gone, and what it knows of it if
+    /// `all`.
+    Evict { room: String, all: bool },
 }
 
 #[derive(Debug, Clone)]
@@ -43,8 +46,8 @@ pub(super) struct Entering {
 impl Entering {
     /// A member as `Cluster::member` writes it, with frames that people can
     /// read.
-    pub(super) fn new(id: &str, user: &str) -> Self {
-        Self { id: id.to_owned(), value: format!("{user}\0-{id} {user}"), frame: format!("+{id} {user}") }
+    pub(super) fn new(id: &str, user: &str, told_of: char) -> Self {
+        Self { id: id.to_owned(), value: format!("{told_of}{user}\0-{id} {user}"), frame: format!("+{id} {user}") }
     }
 }
 
@@ -152,7 +155,7 @@ fn names(set: Option<&BTreeSet<String>>) -> Vec<String> {
 
 impl Room {
     /// `take_out` of members.lua.
-    fn take_out(&mut self, of: &str, id: &str) -> Option<(String, bool)> {
+    fn take_out(&mut self, of: &str, id: &str, topic: &str, effects: &mut Effects) -> Option<(String, bool)> {
         if let Some(own) = self.of.get_mut(of) {
             own.remove(id);
         }
@@ -162,11 +165,15 @@ impl Room {
         let user = user_of(&value);
         let left = self.users.entry(user.to_owned()).or_default();
         *left -= 1;
-        let is_last = *left <= 0;
-        if is_last {
+        let left = *left;
+        if left <= 0 {
             self.users.remove(user);
         }
-        let is_last = is_last || user.is_empty();
+        if is_told(&value, left) {
+            let frame = value.split_once('\0').unwrap().1;
+            effects.published.push((topic.to_owned(), frame.to_owned()));
+        }
+        let is_last = left <= 0 || user.is_empty();
         Some((value, is_last))
     }
 
@@ -177,12 +184,16 @@ impl Room {
     }
 }
 
-fn user_of(value: &str) -> &str {
-    value.split_once('\0').unwrap().0
+pub(super) fn user_of(value: &str) -> &str {
+    &value.split_once('\0').unwrap().0[1..]
 }
 
-fn left_frame(value: &str) -> String {
-    value.split_once('\0').unwrap().1.to_owned()
+fn is_told(value: &str, others: i64) -> bool {
+    match &value[..1] {
+        "c" => true,
+        "u" => others <= 0 || user_of(value).is_empty(),
+        _ => false,
+    }
 }
 
 impl Log {
@@ -219,7 +230,7 @@ impl State {
                 if self.dead.contains(me) {
                     return Answer::Deposed;
                 }
-                if *counts {
+                if *counts && !self.departed.contains_key(me) {
                     *self.beats.entry(me.clone()).or_default() += 1;
                 }
                 let beats = self.beats.iter().map(|(name, n)| (name.clone(), n.to_string())).collect();
@@ -231,6 +242,9 @@ impl State {
             Command::Index { me, rooms, users } => {
                 if self.dead.contains(me) {
                     return Answer::Int(0);
+                }
+                if !self.departed.contains_key(me) {
+                    self.beats.entry(me.clone()).or_default();
                 }
                 if !rooms.is_empty() {
                     self.rooms_of.entry(me.clone()).or_default().extend(rooms.iter().cloned());
@@ -249,16 +263,12 @@ impl State {
                 self.tidy();
                 Answer::Int(0)
             }
-            Command::Enter { me, room, tells, members } => self.enter(me, room, *tells, members, effects),
-            Command::Exit { me, room, tells, id } => {
+            Command::Enter { me, room, members } => self.enter(me, room, members, effects),
+            Command::Exit { me, room, id } => {
                 let known = self.rooms.entry(room.clone()).or_default();
-                let taken = known.take_out(me, id);
+                let taken = known.take_out(me, id, &format!("r:{room}"), effects);
                 known.reset_count();
-                let Some((value, is_last)) = taken else { return Answer::Int(0) };
-                if *tells && is_last {
-                    effects.published.push((format!("r:{room}"), left_frame(&value)));
-                }
-                Answer::Int(1)
+                Answer::Int(i64::from(taken.is_some()))
             }
             Command::ReapRoom { dead, room, most } => {
                 let known = self.rooms.entry(room.clone()).or_default();
@@ -269,11 +279,9 @@ impl State {
                     if let Some(by) = known.entered.get(&id).filter(|by| *by != dead) {
                         effects.wrong.push(format!("{id} of {by} was reaped from {room} with {dead}"));
                     }
-                    let Some((value, is_last)) = known.take_out(dead, &id) else { continue };
-                    if is_last {
-                        effects.published.push((format!("r:{room}"), left_frame(&value)));
+                    if let Some((value, is_last)) = known.take_out(dead, &id, &format!("r:{room}"), effects) {
+                        taken.push((is_last, value));
                     }
-                    taken.push((is_last, value));
                 }
                 known.reset_count();
                 Answer::Reaped(known.of.get(dead).map_or(0, |own| own.len() as i64), taken)
@@ -332,6 +340,14 @@ impl State {
                 effects.published.push((topic.clone(), frame.clone()));
                 Answer::Int(0)
             }
+            Command::Evict { room, all } => {
+                let log = self.logs.entry(room.clone()).or_default();
+                log.stream.clear();
+                if *all {
+                    log.about = None;
+                }
+                Answer::Int(0)
+            }
         }
     }
 
@@ -380,7 +396,7 @@ impl State {
     }
 
     /// enter.lua.
-    fn enter(&mut self, me: &str, room: &str, tells: bool, members: &[Entering], effects: &mut Effects) -> Answer {
+    fn enter(&mut self, me: &str, room: &str, members: &[Entering], effects: &mut Effects) -> Answer {
         let known = self.rooms.entry(room.to_owned()).or_default();
         if known.cleaned.contains(me) {
             return Answer::Int(-1);
@@ -388,17 +404,16 @@ impl State {
         let mut new = 0;
         for Entering { id, value, frame } in members {
             known.entered.insert(id.clone(), me.to_owned());
+            known.of.entry(me.to_owned()).or_default().insert(id.clone());
             if known.members.insert(id.clone(), value.clone()).is_some() {
                 continue;
             }
             new += 1;
             known.count += 1;
             known.order.insert(id.clone(), known.count);
-            known.of.entry(me.to_owned()).or_default().insert(id.clone());
-            let user = user_of(value);
-            let n = known.users.entry(user.to_owned()).or_default();
+            let n = known.users.entry(user_of(value).to_owned()).or_default();
             *n += 1;
-            if tells && (*n == 1 || user.is_empty()) {
+            if is_told(value, *n - 1) {
                 effects.published.push((format!("r:{room}"), frame.clone()));
             }
         }

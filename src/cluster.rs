@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Cmd, Value};
+use redis::{Cmd, RedisResult, Value};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -40,7 +40,7 @@ use self::{
     ears::Ears,
     envelope::{Body, Changes, Frame, Member},
     keys::Keys,
-    link::Wiring,
+    link::{Link, Wiring},
     pipeline::{Done, Pipeline},
     reader::Reader,
 };
@@ -109,6 +109,8 @@ pub struct Cluster {
     look: Mutex<membership::Look>,
     /// The last trouble, for those who ask why it is not ready.
     trouble: Mutex<Option<String>>,
+    /// What is wrong with the server itself, as the last check has found.
+    wrong: Mutex<Option<String>>,
     /// Counts what is sent to each room.
     counts: Mutex<HashMap<Box<str>, (Instant, u32, u64)>>,
     streams: AtomicU32,
@@ -158,6 +160,7 @@ impl Cluster {
             debts: Mutex::default(),
             look: Mutex::default(),
             trouble: Mutex::default(),
+            wrong: Mutex::default(),
             counts: Mutex::default(),
             streams: AtomicU32::new(u32::from_le_bytes(crate::id::random_bytes())),
             deliveries: AtomicU64::new(1),
@@ -197,6 +200,9 @@ impl Cluster {
     /// None if this instance can be used for everything; else why not.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
+        if let Some(wrong) = self.wrong.lock().clone() {
+            return Some(wrong);
+        }
         let beats = self.beaten.lock().is_some_and(|at| at.elapsed() < self.config.ttl);
         if beats && self.ears.is_up() {
             return None;
@@ -301,9 +307,20 @@ impl Cluster {
         (value, frame(vec![member.into()], Vec::new()))
     }
 
-    /// Tries all that is not confirmed once more.
-    fn settle_debts(self: &Arc<Self>) {
-        for debt in std::mem::take(&mut *self.debts.lock()) {
+    /// What is not confirmed and still to be done: who has come back since is
+    /// not taken out.
+    fn take_debts(&self, receiver: &dyn Receiver) -> Vec<Debt> {
+        let mut debts = std::mem::take(&mut *self.debts.lock());
+        debts.retain(|debt| match debt {
+            Debt::Exit { room, connection, .. } => !receiver.is_member(room, connection),
+            Debt::SignOut { .. } => true,
+        });
+        debts
+    }
+
+    /// Tries all that is not confirmed once more, behind what waits.
+    fn settle_debts(self: &Arc<Self>, receiver: &dyn Receiver) {
+        for debt in self.take_debts(receiver) {
             match debt {
                 Debt::Exit { room, connection, instance, is_told } => {
                     self.exit_as(instance, &room, &connection, is_told);
@@ -312,7 +329,46 @@ impl Cluster {
             }
         }
     }
+
+    /// Does all that is not confirmed before anything else: who left and comes
+    /// back waits already.
+    async fn pay_debts(&self, link: &mut Link, receiver: &dyn Receiver) -> RedisResult<()> {
+        let debts = self.take_debts(receiver);
+        let mut debts = debts.as_slice();
+        while !debts.is_empty() {
+            let (now, later) = debts.split_at(debts.len().min(DEBTS_AT_ONCE));
+            let answers = match link.send(now.iter().map(|debt| self.paying(debt)).collect()).await {
+                Ok(answers) => answers,
+                Err(error) => {
+                    debts.iter().for_each(|debt| self.owe(debt.clone()));
+                    return Err(error);
+                }
+            };
+            for (debt, answer) in now.iter().zip(answers) {
+                match (debt, answer) {
+                    (debt, Err(_)) => self.owe(debt.clone()),
+                    (Debt::SignOut { user, .. }, Ok(Value::Int(1))) => receiver.on_user_gone(user),
+                    (_, Ok(_)) => {}
+                }
+            }
+            debts = later;
+        }
+        Ok(())
+    }
+
+    fn paying(&self, debt: &Debt) -> (Cmd, String) {
+        match debt {
+            Debt::Exit { room, connection, instance, is_told } => self.exiting(*instance, room, connection, *is_told),
+            Debt::SignOut { user, connection, instance } => self.signing_out(*instance, user, connection),
+        }
+    }
 }
+
+/// Debts that are paid in one go.
+const DEBTS_AT_ONCE: usize = 1_000;
+
+/// A connection that has lasted this long was a good one.
+const LASTING: Duration = Duration::from_secs(1);
 
 /// What has to be running; consumed by [`Starter::start`].
 #[derive(Debug)]
@@ -331,20 +387,30 @@ impl Starter {
         stop: &CancellationToken,
     ) {
         let Self { mut queue } = self;
-        let (writer, end) = (Arc::clone(cluster), stop.clone());
+        let (writer, owing, end) = (Arc::clone(cluster), Arc::clone(receiver), stop.clone());
         tasks.spawn(async move {
             let mut backoff = Backoff::default();
             loop {
-                match writer.wiring.connect("write", None).await {
+                let lost = CancellationToken::new();
+                match writer.wiring.connect("write", Some(link::tell_end(&lost))).await {
                     Ok(mut link) => {
-                        writer.settle_debts();
-                        match queue.run(&mut link, &end).await {
+                        let since = Instant::now();
+                        let written = async {
+                            link.load_scripts().await?;
+                            writer.pay_debts(&mut link, &*owing).await?;
+                            queue.run(&mut link, &end, &lost).await
+                        };
+                        match written.await {
                             Ok(()) => return,
                             Err(error) => {
                                 tracing::warn!(%error, "the writing connection to Redis is lost");
                                 *writer.trouble.lock() = Some(error.to_string());
                                 writer.metrics.lost_link("write");
-                                backoff.reset();
+                                // One that takes us in and does nothing, such
+                                // as one that is loading, is not asked faster.
+                                if since.elapsed() > LASTING {
+                                    backoff.reset();
+                                }
                             }
                         }
                     }

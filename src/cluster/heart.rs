@@ -22,8 +22,12 @@ const STEP: usize = 64;
 /// Members that one script takes out.
 const MEMBERS: usize = 256;
 
-/// How often the server itself is looked at for what could go wrong.
-const CHECK: Duration = Duration::from_secs(30);
+/// In how many sweeps the server itself is looked at once for what could go
+/// wrong.
+const CHECK: u32 = 30;
+
+/// The same while it refuses what is asked.
+const CHECK_SOON: u32 = 4;
 
 /// Members that are registered anew in one script.
 const REFILL: usize = 200;
@@ -36,9 +40,21 @@ enum Beat {
     Seen { epoch: String, line: String, look: Look },
 }
 
+/// Everything must be registered once more.
+#[derive(Debug, Clone, Copy)]
+struct MustRefill {
+    /// Who this instance was: as long as somebody cleans up after that one,
+    /// nothing is registered.
+    before: InstanceId,
+    /// Its members were told to have left, and are told to have come back. If
+    /// it is Redis that has forgotten them, nobody need know.
+    is_told: bool,
+}
+
 /// A piece of work that ended.
 enum Work {
-    Refill(Result<(), BusError>),
+    Refill(bool, Result<(), BusError>),
+    Check,
     CleanUp(String, Result<(), BusError>),
 }
 
@@ -49,14 +65,13 @@ struct Heart {
     observer: Observer,
     /// Which Redis it was: another one must be told everything anew.
     known: Option<(String, String)>,
-    /// Everything must be registered, as soon as nobody cleans up after the
-    /// instance that we were before.
-    must_refill: Option<InstanceId>,
+    must_refill: Option<MustRefill>,
     /// What takes longer than a beat may wait. Ends with the heart.
     work: JoinSet<Work>,
     is_refilling: bool,
+    is_checking: bool,
     next_beat: Instant,
-    next_check: Instant,
+    last_check: Instant,
 }
 
 /// Beats until `stop`.
@@ -71,8 +86,9 @@ pub(super) async fn run(cluster: Arc<Cluster>, receiver: Arc<dyn Receiver>, stop
         must_refill: None,
         work: JoinSet::new(),
         is_refilling: false,
+        is_checking: false,
         next_beat: now,
-        next_check: now + CHECK,
+        last_check: now,
     };
     loop {
         let pause = heart.step().await;
@@ -101,7 +117,7 @@ impl Heart {
                 self.cluster.generation.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 *self.cluster.beaten.lock() = None;
                 self.cluster.metrics.deposed.inc();
-                self.must_refill = Some(before);
+                self.must_refill = Some(MustRefill { before, is_told: true });
                 self.next_beat = now;
                 tracing::warn!(instance = %before, "the others had taken this instance for dead; registering anew");
                 return Duration::from_millis(10);
@@ -112,13 +128,16 @@ impl Heart {
                     self.next_beat = now + self.cluster.config.heartbeat;
                 }
                 *self.cluster.trouble.lock() = None;
-                self.on_seen(epoch, line, look).await;
+                self.on_seen(epoch, line, look, beats);
             }
             Err(error) => {
                 if self.cluster.trouble.lock().replace(error.to_string()).is_none() {
                     tracing::warn!(%error, "no beat");
                 }
                 self.cluster.metrics.up.set(0);
+                if matches!(error, BusError::Refused(_)) {
+                    self.check_after(CHECK_SOON * sweep);
+                }
                 return spread(sweep / 8, sweep / 4);
             }
         }
@@ -127,12 +146,23 @@ impl Heart {
         if !is_hearing {
             return Duration::from_millis(50);
         }
-        if now >= self.next_check {
-            self.next_check = now + CHECK;
-            self.cluster.check().await;
-        }
+        self.check_after(CHECK * sweep);
         let next = spread(sweep.mul_f64(0.8), sweep.mul_f64(1.2));
         next.min(self.observer.next() + Duration::from_millis(5)).min(self.next_beat.duration_since(now))
+    }
+
+    /// Has a look at the server if the last one is this long ago. Beats do not
+    /// wait for it.
+    fn check_after(&mut self, pause: Duration) {
+        if self.is_checking || self.last_check.elapsed() < pause {
+            return;
+        }
+        self.is_checking = true;
+        let cluster = Arc::clone(&self.cluster);
+        self.work.spawn(async move {
+            cluster.check().await;
+            Work::Check
+        });
     }
 
     async fn beat(&self, counts: bool) -> Result<Beat, BusError> {
@@ -158,11 +188,17 @@ impl Heart {
             redis::from_redis_value::<HashMap<String, String>>(value).ok()
         };
         let mut map = || map().unwrap_or_default();
+        // Rooms and users are on other nodes too, in a cluster of Redis.
+        let line = match cluster.reader.lines().await {
+            Ok(lines) if cluster.wiring.is_cluster() => lines,
+            Err(_) if let Some((_, known)) = &self.known => known.clone(),
+            _ => line,
+        };
         let look = Look { beats: map(), departed: map(), claims: map() };
         Ok(Beat::Seen { epoch, line, look })
     }
 
-    async fn on_seen(&mut self, epoch: String, line: String, look: Look) {
+    fn on_seen(&mut self, epoch: String, line: String, look: Look, beats: bool) {
         let me = self.cluster.id();
         self.cluster.metrics.instances.set(i64::try_from(look.beats.len()).unwrap_or(i64::MAX));
         *self.cluster.look.lock() = look.clone();
@@ -171,19 +207,23 @@ impl Heart {
         if self.known != current {
             if self.known.is_some() {
                 tracing::warn!("this is another Redis than before, or it has lost its data; registering anew");
-                self.must_refill.get_or_insert(me);
+                self.must_refill.get_or_insert(MustRefill { before: me, is_told: false });
             }
             self.known = current;
         }
-        if let Some(before) = self.must_refill
+        // One that does not beat is seen by nobody, and nobody would clean up
+        // after it.
+        if let Some(MustRefill { before, is_told }) = self.must_refill
+            && beats
             && !self.is_refilling
             && (before == me || !look.claims.contains_key(&before.to_string()))
         {
             self.is_refilling = true;
             self.must_refill = None;
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
-            self.work.spawn(async move { Work::Refill(refill(&cluster, &*receiver).await) });
+            self.work.spawn(async move { Work::Refill(is_told, refill(&cluster, &*receiver, is_told).await) });
         }
+        self.cluster.settle_debts(&*self.receiver);
         for finding in found {
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
             self.work.spawn(async move {
@@ -195,12 +235,17 @@ impl Heart {
 
     fn on_ended(&mut self, work: Work) {
         match work {
-            Work::Refill(result) => {
+            Work::Refill(is_told, result) => {
                 self.is_refilling = false;
                 if let Err(error) = result {
                     tracing::warn!(%error, "could not register everything; trying again");
-                    self.must_refill.get_or_insert(self.cluster.id());
+                    let before = self.cluster.id();
+                    self.must_refill.get_or_insert(MustRefill { before, is_told }).is_told |= is_told;
                 }
+            }
+            Work::Check => {
+                self.is_checking = false;
+                self.last_check = Instant::now();
             }
             Work::CleanUp(_, Ok(())) => {}
             Work::CleanUp(instance, Err(error)) => {
@@ -211,8 +256,9 @@ impl Heart {
     }
 }
 
-/// Registers everything that is here, and takes out what is not.
-async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), BusError> {
+/// Registers everything that is here, and takes out what is not. `is_told`: to
+/// those who see it, they come.
+async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver, is_told: bool) -> Result<(), BusError> {
     cluster.note(&cluster.ears.held()).await?;
     for (user, connections) in receiver.users() {
         for connection in connections {
@@ -223,7 +269,7 @@ async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), B
     cluster.take_out_strays(receiver).await?;
     for (room, members) in receiver.registered() {
         for chunk in members.chunks(REFILL) {
-            cluster.enter(&room, chunk, true).await?;
+            cluster.enter(&room, chunk, is_told).await?;
             for member in chunk.iter().filter(|member| !receiver.is_member(&room, &member.connection)) {
                 cluster.exit(&room, &member.connection, true);
             }
@@ -344,13 +390,14 @@ impl Cluster {
     /// Looks at the server for what could go wrong, and says it.
     async fn check(&self) {
         let Ok(mut link) = self.wiring.connect("check", None).await else { return };
+        let mut wrong = None;
         match check::look(&mut link, &self.keys).await {
             Ok(troubles) => {
                 for trouble in troubles {
                     match trouble {
                         check::Trouble::Final(text) | check::Trouble::Passing(text) => {
                             tracing::error!("{text}");
-                            *self.trouble.lock() = Some(text);
+                            wrong = Some(text);
                         }
                         check::Trouble::Risk(text) => tracing::warn!("{text}"),
                     }
@@ -358,6 +405,7 @@ impl Cluster {
             }
             Err(error) => tracing::warn!(%error, "Redis could not be checked"),
         }
+        *self.wrong.lock() = wrong;
     }
 
     /// Tells the others that this instance ends in order. Who is still a member

@@ -14,6 +14,7 @@ mod cluster;
 mod connect;
 mod deploy;
 mod drain;
+mod faults;
 mod infra;
 mod plugins;
 mod reload;

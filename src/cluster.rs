@@ -52,7 +52,7 @@ pub use self::{
     store::{Granted, RecordWrite},
 };
 use crate::{
-    config::{ClusterConfig, RedisConfig},
+    config::{ClusterConfig, JoinLeave, RedisConfig},
     id::{BootId, InstanceId, RoomName, UserId},
     protocol::MemberInfo,
     room::Position,
@@ -70,7 +70,7 @@ pub trait Receiver: Send + Sync + 'static {
     fn on_hearing(&self);
 
     /// The rooms whose members here are registered, and all of those.
-    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>)>;
+    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>, JoinLeave)>;
 
     /// True if a connection is in a room here.
     fn is_member(&self, room: &str, connection: &str) -> bool;
@@ -99,10 +99,16 @@ pub struct Cluster {
     wiring: Wiring,
     keys: Keys,
     pipeline: Pipeline,
+    /// Messages that nobody answers, on a connection of their own.
+    publisher: Pipeline,
+    /// Cancelled to end the connection that publishes.
+    publishing: Mutex<CancellationToken>,
     ears: Arc<Ears>,
     reader: Reader,
     /// When the last beat was answered; None: never, or taken for dead since.
     beaten: Mutex<Option<Instant>>,
+    /// When this was found to be another Redis than before.
+    renewed: Mutex<Option<Instant>>,
     /// Leaves that Redis has not confirmed.
     debts: Mutex<Vec<Debt>>,
     /// The last look: who beats.
@@ -122,7 +128,7 @@ pub struct Cluster {
 /// Something that must be taken out of Redis.
 #[derive(Debug, Clone)]
 enum Debt {
-    Exit { room: String, connection: String, instance: InstanceId, is_told: bool },
+    Exit { room: String, connection: String, instance: InstanceId },
     SignOut { user: String, connection: String, instance: InstanceId },
 }
 
@@ -143,7 +149,8 @@ impl Cluster {
     ) -> anyhow::Result<(Arc<Self>, Starter)> {
         let name = if config.name.is_empty() { format!("{boot}") } else { config.name.clone() };
         let keys = Keys::new(&redis.prefix);
-        let (pipeline, queue) = pipeline::queue(redis.queue, config.ttl, metrics.clone());
+        let (pipeline, writes) = pipeline::queue(redis.queue, config.ttl, false, metrics.clone());
+        let (publisher, frames) = pipeline::queue(redis.queue, config.ttl, true, metrics.clone());
         let wiring = Wiring::new(redis, &name);
         let ears = Arc::new(Ears::new(boot, metrics.clone()));
         let cluster = Self {
@@ -155,8 +162,11 @@ impl Cluster {
             wiring,
             keys,
             pipeline,
+            publisher,
+            publishing: Mutex::default(),
             ears,
             beaten: Mutex::default(),
+            renewed: Mutex::default(),
             debts: Mutex::default(),
             look: Mutex::default(),
             trouble: Mutex::default(),
@@ -176,7 +186,7 @@ impl Cluster {
                 *cluster.trouble.lock() = Some(error.to_string());
             }
         }
-        Ok((Arc::new(cluster), Starter { queue }))
+        Ok((Arc::new(cluster), Starter { writes, frames }))
     }
 
     /// This run.
@@ -209,6 +219,18 @@ impl Cluster {
         }
         let known = self.trouble.lock().clone();
         Some(known.unwrap_or_else(|| "Redis does not answer yet".to_owned()))
+    }
+
+    /// True if all instances have had the time to register with this Redis.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.renewed.lock().is_none_or(|at| at.elapsed() > self.config.ttl)
+    }
+
+    /// True if that was so all the time.
+    #[must_use]
+    pub fn has_been_settled_since(&self, since: std::time::Instant) -> bool {
+        self.is_settled() && self.renewed.lock().is_none_or(|at| at.into_std() < since)
     }
 
     /// How long an answer of Redis is waited for.
@@ -261,7 +283,7 @@ impl Cluster {
         self.metrics.sent.inc();
         let mut command = redis::cmd(self.publish_command());
         command.arg(&topic).arg(frame);
-        self.pipeline.put(command, topic, Done::Nobody);
+        self.publisher.put(command, topic, Done::Nobody);
     }
 
     /// The next count of a message to a live room, with the number of its
@@ -297,13 +319,18 @@ impl Cluster {
     }
 
     /// A member's value in Redis and the frame that says it joined.
-    fn member(&self, room: &str, member: &MemberInfo) -> (Vec<u8>, Vec<u8>) {
+    fn member(&self, room: &str, member: &MemberInfo, told_of: JoinLeave) -> (Vec<u8>, Vec<u8>) {
         let frame = |joined: Vec<Member<'_>>, left: Vec<Member<'_>>| {
             let body = Body::Presence(Changes { room: room.into(), joined, left });
             Frame { origin: self.boot, body }.encode()
         };
         let left = frame(Vec::new(), vec![member.into()]);
-        let value = [member.user.as_bytes(), b"\0", &left].concat();
+        let kind = match told_of {
+            JoinLeave::Off => b"-",
+            JoinLeave::Connections => b"c",
+            JoinLeave::Users => b"u",
+        };
+        let value = [kind, member.user.as_bytes(), b"\0", &left].concat();
         (value, frame(vec![member.into()], Vec::new()))
     }
 
@@ -322,9 +349,7 @@ impl Cluster {
     fn settle_debts(self: &Arc<Self>, receiver: &dyn Receiver) {
         for debt in self.take_debts(receiver) {
             match debt {
-                Debt::Exit { room, connection, instance, is_told } => {
-                    self.exit_as(instance, &room, &connection, is_told);
-                }
+                Debt::Exit { room, connection, instance } => self.exit_as(instance, &room, &connection),
                 Debt::SignOut { user, connection, instance } => self.sign_out_as(instance, &user, &connection),
             }
         }
@@ -358,7 +383,7 @@ impl Cluster {
 
     fn paying(&self, debt: &Debt) -> (Cmd, String) {
         match debt {
-            Debt::Exit { room, connection, instance, is_told } => self.exiting(*instance, room, connection, *is_told),
+            Debt::Exit { room, connection, instance } => self.exiting(*instance, room, connection),
             Debt::SignOut { user, connection, instance } => self.signing_out(*instance, user, connection),
         }
     }
@@ -373,7 +398,8 @@ const LASTING: Duration = Duration::from_secs(1);
 /// What has to be running; consumed by [`Starter::start`].
 #[derive(Debug)]
 pub struct Starter {
-    queue: pipeline::Queue,
+    writes: pipeline::Queue,
+    frames: pipeline::Queue,
 }
 
 impl Starter {
@@ -386,45 +412,10 @@ impl Starter {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        let Self { mut queue } = self;
-        let (writer, owing, end) = (Arc::clone(cluster), Arc::clone(receiver), stop.clone());
-        tasks.spawn(async move {
-            let mut backoff = Backoff::default();
-            loop {
-                let lost = CancellationToken::new();
-                match writer.wiring.connect("write", Some(link::tell_end(&lost))).await {
-                    Ok(mut link) => {
-                        let since = Instant::now();
-                        let written = async {
-                            link.load_scripts().await?;
-                            writer.pay_debts(&mut link, &*owing).await?;
-                            queue.run(&mut link, &end, &lost).await
-                        };
-                        match written.await {
-                            Ok(()) => return,
-                            Err(error) => {
-                                tracing::warn!(%error, "the writing connection to Redis is lost");
-                                *writer.trouble.lock() = Some(error.to_string());
-                                writer.metrics.lost_link("write");
-                                // One that takes us in and does nothing, such
-                                // as one that is loading, is not asked faster.
-                                if since.elapsed() > LASTING {
-                                    backoff.reset();
-                                }
-                            }
-                        }
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "Redis cannot be reached for writing");
-                        *writer.trouble.lock() = Some(error.to_string());
-                    }
-                }
-                queue.starve(backoff.wait()).await;
-                if end.is_cancelled() {
-                    return;
-                }
-            }
-        });
+        let Self { writes, frames } = self;
+        for (queue, role) in [(writes, "write"), (frames, "publish")] {
+            tasks.spawn(keep_writing(Arc::clone(cluster), Arc::clone(receiver), queue, role, stop.clone()));
+        }
         let probing = Arc::clone(cluster);
         let own = cluster.keys.instance_topic(cluster.boot);
         let probe = move |n| probing.publish(own.clone(), Body::Probe(n));
@@ -432,5 +423,54 @@ impl Starter {
         let (receiving, indexing) = (Arc::clone(receiver), Arc::clone(cluster));
         tasks.spawn(ears.run(wiring, indexing, receiving, probe, stop.clone()));
         tasks.spawn(heart::run(Arc::clone(cluster), Arc::clone(receiver), stop.clone()));
+    }
+}
+
+/// Writes what waits, on one connection after the other.
+async fn keep_writing(
+    cluster: Arc<Cluster>,
+    receiver: Arc<dyn Receiver>,
+    mut queue: pipeline::Queue,
+    role: &'static str,
+    stop: CancellationToken,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let lost = CancellationToken::new();
+        match cluster.wiring.connect(role, Some(link::tell_end(&lost))).await {
+            Ok(mut link) => {
+                let since = Instant::now();
+                let written = async {
+                    if role == "write" {
+                        link.load_scripts().await?;
+                        cluster.pay_debts(&mut link, &*receiver).await?;
+                    } else {
+                        *cluster.publishing.lock() = lost.clone();
+                    }
+                    queue.run(&mut link, &lost, &stop).await
+                };
+                match written.await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::warn!(%error, role, "a connection to Redis is lost");
+                        *cluster.trouble.lock() = Some(error.to_string());
+                        cluster.metrics.lost_link(role);
+                        // One that takes us in and does nothing, such as one
+                        // that is loading, is not asked faster.
+                        if since.elapsed() > LASTING {
+                            backoff.reset();
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, role, "Redis cannot be reached");
+                *cluster.trouble.lock() = Some(error.to_string());
+            }
+        }
+        queue.starve(backoff.wait()).await;
+        if stop.is_cancelled() {
+            return;
+        }
     }
 }

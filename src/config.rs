@@ -22,11 +22,15 @@ use toml::de::DeTable;
 use self::read::{Document, Table};
 pub use self::{
     read::Mistake,
-    rooms::{Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RoomConfig, RouteConfig, Target, Template},
+    rooms::{
+        Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, Target,
+        Template,
+    },
     sections::{
         ApiConfig, ApiKey, AuthConfig, BusConfig, ClusterConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig,
-        RedisConfig, RedisMode, Secret, ServerConfig, UserLimit,
+        OnLimitDown, RedisConfig, RedisMode, Secret, ServerConfig, UserLimit,
     },
+    value::{JoinLeave, Rate},
 };
 
 /// A configuration in which nothing is left to be checked but the plugins'

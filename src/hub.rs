@@ -62,9 +62,10 @@ pub struct Hub {
 pub struct Told<'a> {
     /// To the one that joins or leaves.
     pub own: Option<Bytes>,
-    /// To the others in the room, if it is its user's first or last connection
-    /// there.
+    /// To the others in the room.
     pub others: Option<Broadcast<'a>>,
+    /// They are told only if it is its user's first or last connection there.
+    pub by_user: bool,
 }
 
 impl Told<'_> {
@@ -73,7 +74,7 @@ impl Told<'_> {
             put(&who.outbox, frame, batch);
         }
         if let Some(broadcast) = &self.others
-            && !others.has_user(&who.user)
+            && !(self.by_user && others.has_user(&who.user))
         {
             for member in others.members_mut() {
                 member.hear(0, broadcast.frame(member.encoding), batch);
@@ -510,6 +511,12 @@ impl Hub {
     #[must_use]
     pub fn rooms(&self) -> Vec<RoomName> {
         self.rooms.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// True if a room has members here.
+    #[must_use]
+    pub fn has_room(&self, room: &str) -> bool {
+        self.at(&self.rooms, room).lock().contains_key(room)
     }
 
     /// True if a connection is in a room, be it that it is counted there a

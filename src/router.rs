@@ -13,7 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cluster::Cluster,
-    config::{HistoryConfig, PublishRight, RoomConfig, Target, Template},
+    config::{HistoryConfig, JoinLeave, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
     id::{self, BootId, MessageId, MessageIds},
@@ -23,6 +23,7 @@ use crate::{
     room::{
         Position,
         history::{Appended, MemoryHistory, RECOVERY_MAX, Range, Reading},
+        records::MemoryRecords,
     },
     session::flusher::{Batch, Flusher},
 };
@@ -31,6 +32,9 @@ mod actions;
 mod connect;
 mod deliver;
 mod join;
+mod limits;
+mod presence;
+pub mod records;
 mod remote;
 mod repair;
 mod shared;
@@ -91,6 +95,14 @@ pub struct Router {
     recent: Mutex<Recent>,
     /// Rooms whose members are being told what has not come.
     repairs: Repairs,
+    /// Documents of rooms, without a cluster.
+    memory_records: MemoryRecords,
+    /// What members here know of their rooms' documents.
+    versions: records::Versions,
+    /// What users may still ask.
+    limits: limits::UserLimits,
+    /// What members here know of who is in their rooms.
+    known: presence::Known,
     /// What is under way beside the sessions.
     pub tasks: TaskTracker,
     /// Cancelled when the instance begins to end.
@@ -155,6 +167,10 @@ impl Router {
             memory: MemoryHistory::default(),
             recent: Mutex::default(),
             repairs: Repairs::default(),
+            memory_records: MemoryRecords::default(),
+            versions: records::Versions::default(),
+            limits: limits::UserLimits::default(),
+            known: presence::Known::default(),
             tasks,
             stop,
         }
@@ -347,7 +363,7 @@ impl Router {
 
 /// True if all instances shall know who is in such a room.
 fn is_registered(entry: &RoomConfig) -> bool {
-    entry.presence || entry.join_leave
+    entry.presence || entry.join_leave != JoinLeave::Off
 }
 
 fn may_publish(entry: &RoomConfig, membership: Option<&Membership>) -> bool {

@@ -277,6 +277,14 @@ impl Session {
             }
             Taken::Flood => return Err(Close::TOO_MANY_REQUESTS),
         }
+        if !matches!(command, Command::Pong | Command::Ping)
+            && let Err(refusal) = self.router.limit_user(&self.connection).await
+        {
+            if id != 0 {
+                self.refuse(id, &refusal, batch);
+            }
+            return Ok(());
+        }
         let answer = match command {
             Command::Connect(_) => return Err(Close::BAD_REQUEST),
             Command::Pong => return Ok(()),
@@ -320,6 +328,15 @@ impl Session {
                     }
                     Err(refusal) => Err(refusal),
                 }
+            }
+            Command::Call { method, data } if method == "wayleave.records" || method == "wayleave.record" => {
+                batch.flush();
+                let method = method.trim_start_matches("wayleave.");
+                let called = self.router.records_call(&self.connection, method, data).await;
+                called.map(|data| {
+                    self.put(&self.connection.encoding.reply(id, &Reply::Called(&data)), batch);
+                    None
+                })
             }
             Command::Call { method, data } => match self.router.call(&self.connection, &method, data, batch) {
                 Ok(data) => {

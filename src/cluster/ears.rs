@@ -205,6 +205,8 @@ impl Ears {
                         *self.echoed.lock() = Instant::now();
                     }
                     if self.echoed.lock().elapsed() > SILENCE {
+                        // It may be either direction.
+                        cluster.publishing.lock().cancel();
                         let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing comes back from Redis");
                         return silent.into();
                     }

@@ -40,20 +40,9 @@ enum Beat {
     Seen { epoch: String, line: String, look: Look },
 }
 
-/// Everything must be registered once more.
-#[derive(Debug, Clone, Copy)]
-struct MustRefill {
-    /// Who this instance was: as long as somebody cleans up after that one,
-    /// nothing is registered.
-    before: InstanceId,
-    /// Its members were told to have left, and are told to have come back. If
-    /// it is Redis that has forgotten them, nobody need know.
-    is_told: bool,
-}
-
 /// A piece of work that ended.
 enum Work {
-    Refill(bool, Result<(), BusError>),
+    Refill(Result<(), BusError>),
     Check,
     CleanUp(String, Result<(), BusError>),
 }
@@ -65,7 +54,9 @@ struct Heart {
     observer: Observer,
     /// Which Redis it was: another one must be told everything anew.
     known: Option<(String, String)>,
-    must_refill: Option<MustRefill>,
+    /// Everything must be registered, as soon as nobody cleans up after the
+    /// instance that we were before.
+    must_refill: Option<InstanceId>,
     /// What takes longer than a beat may wait. Ends with the heart.
     work: JoinSet<Work>,
     is_refilling: bool,
@@ -117,7 +108,7 @@ impl Heart {
                 self.cluster.generation.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 *self.cluster.beaten.lock() = None;
                 self.cluster.metrics.deposed.inc();
-                self.must_refill = Some(MustRefill { before, is_told: true });
+                self.must_refill = Some(before);
                 self.next_beat = now;
                 tracing::warn!(instance = %before, "the others had taken this instance for dead; registering anew");
                 return Duration::from_millis(10);
@@ -207,13 +198,14 @@ impl Heart {
         if self.known != current {
             if self.known.is_some() {
                 tracing::warn!("this is another Redis than before, or it has lost its data; registering anew");
-                self.must_refill.get_or_insert(MustRefill { before: me, is_told: false });
+                self.must_refill.get_or_insert(me);
+                *self.cluster.renewed.lock() = Some(Instant::now());
             }
             self.known = current;
         }
         // One that does not beat is seen by nobody, and nobody would clean up
         // after it.
-        if let Some(MustRefill { before, is_told }) = self.must_refill
+        if let Some(before) = self.must_refill
             && beats
             && !self.is_refilling
             && (before == me || !look.claims.contains_key(&before.to_string()))
@@ -221,7 +213,7 @@ impl Heart {
             self.is_refilling = true;
             self.must_refill = None;
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
-            self.work.spawn(async move { Work::Refill(is_told, refill(&cluster, &*receiver, is_told).await) });
+            self.work.spawn(async move { Work::Refill(refill(&cluster, &*receiver).await) });
         }
         self.cluster.settle_debts(&*self.receiver);
         for finding in found {
@@ -235,12 +227,11 @@ impl Heart {
 
     fn on_ended(&mut self, work: Work) {
         match work {
-            Work::Refill(is_told, result) => {
+            Work::Refill(result) => {
                 self.is_refilling = false;
                 if let Err(error) = result {
                     tracing::warn!(%error, "could not register everything; trying again");
-                    let before = self.cluster.id();
-                    self.must_refill.get_or_insert(MustRefill { before, is_told }).is_told |= is_told;
+                    self.must_refill.get_or_insert(self.cluster.id());
                 }
             }
             Work::Check => {
@@ -256,9 +247,8 @@ impl Heart {
     }
 }
 
-/// Registers everything that is here, and takes out what is not. `is_told`: to
-/// those who see it, they come.
-async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver, is_told: bool) -> Result<(), BusError> {
+/// Registers everything that is here, and takes out what is not.
+async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), BusError> {
     cluster.note(&cluster.ears.held()).await?;
     for (user, connections) in receiver.users() {
         for connection in connections {
@@ -267,11 +257,11 @@ async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver, is_told: bool) 
         }
     }
     cluster.take_out_strays(receiver).await?;
-    for (room, members) in receiver.registered() {
+    for (room, members, told_of) in receiver.registered() {
         for chunk in members.chunks(REFILL) {
-            cluster.enter(&room, chunk, is_told).await?;
+            cluster.enter(&room, chunk, told_of).await?;
             for member in chunk.iter().filter(|member| !receiver.is_member(&room, &member.connection)) {
-                cluster.exit(&room, &member.connection, true);
+                cluster.exit(&room, &member.connection);
             }
         }
     }

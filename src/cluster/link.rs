@@ -243,6 +243,32 @@ impl Link {
         }
     }
 
+    /// From here on a server does not answer what is sent with
+    /// [`send_silent`](Self::send_silent).
+    pub(super) async fn silence(&mut self) -> RedisResult<()> {
+        if let Self::Single(connection) = self {
+            let mut off = redis::cmd("CLIENT");
+            off.arg("REPLY").arg("OFF").set_no_response(true);
+            connection.send_packed_command(&off).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends commands of whose answers nobody makes anything. An answer would
+    /// cost as much as the message.
+    pub(super) async fn send_silent(&mut self, commands: Vec<(Cmd, String)>) -> RedisResult<()> {
+        match self {
+            Self::Single(connection) => {
+                for (mut command, _) in commands {
+                    command.set_no_response(true);
+                    connection.send_packed_command(&command).await?;
+                }
+                Ok(())
+            }
+            Self::Cluster(_) => self.send(commands).await.map(|_| ()),
+        }
+    }
+
     /// Sends one command, whose first key is `key`.
     pub(super) async fn one(&mut self, command: Cmd, key: &str) -> RedisResult<Value> {
         match self {

@@ -13,7 +13,7 @@ use super::{
     script,
 };
 use crate::{
-    config::UserLimit,
+    config::{JoinLeave, UserLimit},
     id::{BootId, InstanceId},
     protocol::MemberInfo,
 };
@@ -128,19 +128,19 @@ impl Cluster {
         ["members", "order", "users", &own, "cleaned", "count"].map(|part| self.keys.room(room, part))
     }
 
-    /// Registers members of a room here. `is_told`: those who are their user's
-    /// first are announced.
+    /// Registers members of a room here; `told_of` says who is announced, now
+    /// and when they leave.
     ///
     /// # Errors
     /// If it is not certain that they are registered.
-    pub async fn enter(&self, room: &str, members: &[MemberInfo], is_told: bool) -> Result<(), BusError> {
+    pub async fn enter(&self, room: &str, members: &[MemberInfo], told_of: JoinLeave) -> Result<(), BusError> {
         let me = self.id();
         let keys = self.member_keys(room, me);
-        let publish = if is_told { self.publish_command() } else { "" };
-        let mut command = script::ENTER
-            .with(&keys.each_ref().map(String::as_str), &[&me.to_string(), &publish, &self.keys.room_topic(room)]);
+        let arguments: [&dyn script::Argument; 3] =
+            [&me.to_string(), &self.publish_command(), &self.keys.room_topic(room)];
+        let mut command = script::ENTER.with(&keys.each_ref().map(String::as_str), &arguments);
         for member in members {
-            let (value, joined) = self.member(room, member);
+            let (value, joined) = self.member(room, member, told_of);
             command.arg(&member.connection).arg(value).arg(joined);
         }
         let entered: i64 = parse(self.write(command, &keys[0]).await?)?;
@@ -148,27 +148,22 @@ impl Cluster {
     }
 
     /// Takes a connection out of a room; it is tried until it is certain.
-    pub fn exit(self: &Arc<Self>, room: &str, connection: &str, is_told: bool) {
-        self.exit_as(self.id(), room, connection, is_told);
+    pub fn exit(self: &Arc<Self>, room: &str, connection: &str) {
+        self.exit_as(self.id(), room, connection);
     }
 
-    pub(super) fn exit_as(self: &Arc<Self>, instance: InstanceId, room: &str, connection: &str, is_told: bool) {
-        let (command, key) = self.exiting(instance, room, connection, is_told);
-        let debt = Debt::Exit { room: room.to_owned(), connection: connection.to_owned(), instance, is_told };
+    pub(super) fn exit_as(self: &Arc<Self>, instance: InstanceId, room: &str, connection: &str) {
+        let (command, key) = self.exiting(instance, room, connection);
+        let debt = Debt::Exit { room: room.to_owned(), connection: connection.to_owned(), instance };
         self.pipeline.put(command, key, self.or_owe(debt));
     }
 
-    pub(super) fn exiting(
-        &self,
-        instance: InstanceId,
-        room: &str,
-        connection: &str,
-        is_told: bool,
-    ) -> (redis::Cmd, String) {
+    pub(super) fn exiting(&self, instance: InstanceId, room: &str, connection: &str) -> (redis::Cmd, String) {
         let keys = self.member_keys(room, instance);
-        let publish = if is_told { self.publish_command() } else { "" };
-        let command = script::EXIT
-            .with(&keys.each_ref().map(String::as_str), &[&publish, &self.keys.room_topic(room), &connection]);
+        let command = script::EXIT.with(
+            &keys.each_ref().map(String::as_str),
+            &[&self.publish_command(), &self.keys.room_topic(room), &connection],
+        );
         let [key, ..] = keys;
         (command, key)
     }
@@ -352,7 +347,7 @@ impl Cluster {
             for (room, members) in rooms.iter().zip(self.reader.all(commands).await?) {
                 for connection in parse::<Vec<String>>(members?)? {
                     if !receiver.is_member(room, &connection) {
-                        self.exit(room, &connection, true);
+                        self.exit(room, &connection);
                     }
                 }
             }

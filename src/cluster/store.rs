@@ -55,6 +55,22 @@ impl Cluster {
         Ok(all.into_iter().filter_map(split).filter(|(_, _, document)| !document.is_empty()).collect())
     }
 
+    /// One document with its version; both are empty if there is none.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub async fn record(&self, room: &str, name: &str) -> Result<(u64, String), BusError> {
+        let key = self.keys.room(room, "records");
+        let mut command = redis::cmd("HGET");
+        command.arg(&key).arg(name);
+        let value: Option<String> = parse(self.reader.one(command, &key).await?)?;
+        let split = |value: &String| {
+            let (version, document) = value.split_once(' ')?;
+            Some((version.parse().ok()?, document.to_owned()))
+        };
+        Ok(value.as_ref().and_then(split).unwrap_or_default())
+    }
+
     /// Writes a document that was read at `version`, 0 if there was none, and
     /// tells the room. An empty document deletes it.
     ///

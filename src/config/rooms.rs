@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{read::Table, secs};
+use super::{JoinLeave, read::Table, secs};
 use crate::plugin::{Grant, Hook, Policy};
 
 pub use super::pattern::{Pattern, Target, Template};
@@ -45,7 +45,7 @@ pub struct RoomConfig {
     /// Members may ask who is here.
     pub presence: bool,
     /// Members are told who comes and goes.
-    pub join_leave: bool,
+    pub join_leave: JoinLeave,
     /// How long somebody whose connection broke counts as present, so that a
     /// reconnect is no leave and join.
     pub presence_grace: Duration,
@@ -53,6 +53,8 @@ pub struct RoomConfig {
     pub history: Option<HistoryConfig>,
     /// Clients that come back get what they missed.
     pub recovery: bool,
+    /// Documents that the room may have; None: none.
+    pub records: Option<RecordsConfig>,
     /// Messages carry tags that name the generation and plugins they passed.
     pub stamp: bool,
     /// Names of plugins, in the order in which they are asked.
@@ -65,6 +67,17 @@ pub struct HistoryConfig {
     /// Messages.
     pub size: usize,
     /// Age of the oldest.
+    pub ttl: Duration,
+}
+
+/// The documents of a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordsConfig {
+    /// How many.
+    pub count: usize,
+    /// Bytes of one.
+    pub size: usize,
+    /// How long they are kept after the last write; zero: for good.
     pub ttl: Duration,
 }
 
@@ -139,6 +152,14 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
         };
         let kept = history.is_present().then_some(kept);
         history.finish();
+        let records = table.section("records");
+        let documents = RecordsConfig {
+            count: usize::try_from(records.number("count", 16, 1..=10_000)).unwrap_or(usize::MAX),
+            size: records.size("size", 16 << 10, 2..=16 << 20),
+            ttl: records.duration("ttl", secs(0), secs(0)..=secs(366 * 24 * 3600)),
+        };
+        let documents = records.is_present().then_some(documents);
+        records.finish();
         let recovery = table.or("recovery", false);
         if recovery && kept.is_none() {
             table.wrong("recovery", r#"needs `history`, as in history = { size = 100, ttl = "5m" }"#);
@@ -162,10 +183,11 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
                 ],
             ),
             presence: table.or("presence", false),
-            join_leave: table.or("join_leave", false),
+            join_leave: table.or("join_leave", JoinLeave::Off),
             presence_grace: table.duration("presence_grace", secs(0), secs(0)..=secs(300)),
             history: kept,
             recovery,
+            records: documents,
             stamp: table.or("stamp", false),
             plugins: table.or("plugins", Vec::new()),
         };

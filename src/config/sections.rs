@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{read::Table, secs};
+use super::{Rate, read::Table, secs};
 
 /// `[server]`: sockets, heartbeat and the pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +166,16 @@ impl Jwt {
     }
 }
 
+/// What holds for a limit that is counted elsewhere, while that cannot be
+/// reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLimitDown {
+    /// Each instance counts for itself.
+    Open,
+    /// Commands are refused for the moment.
+    Closed,
+}
+
 /// What happens when a user has as many connections as allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UserLimit {
@@ -196,6 +206,11 @@ pub struct Limits {
     pub commands_per_second: u64,
     /// Commands that it may send at once.
     pub commands_burst: u64,
+    /// Commands of one user, on all its connections and all instances; None:
+    /// as many as its connections may.
+    pub user_commands: Option<Rate>,
+    /// What holds for that while Redis does not answer.
+    pub user_commands_down: OnLimitDown,
     /// How long a closing client may take to read what is left for it.
     pub close_timeout: Duration,
 }
@@ -214,6 +229,9 @@ impl Limits {
             name_length: number("name_length", 255, 1..=4096),
             commands_per_second: table.number("commands_per_second", 200, 1..=1_000_000_000),
             commands_burst: table.number("commands_burst", 400, 1..=1_000_000_000),
+            user_commands: table.or("user_commands", None),
+            user_commands_down: table
+                .choice("user_commands_down", &[("open", OnLimitDown::Open), ("closed", OnLimitDown::Closed)]),
             close_timeout: table.duration("close_timeout", secs(5), Duration::from_millis(100)..=secs(60)),
         };
         table.finish();

@@ -18,7 +18,7 @@ fn nothing_is_open_by_default() {
     assert!(!config.auth.anonymous && !config.metrics.enabled && !config.server.try_page);
     assert!(config.rooms.is_empty() && config.server.allowed_origins.is_empty());
     let room = &parse("[[rooms]]\nmatch = \"x\"").unwrap().rooms[0];
-    assert_eq!((room.publish, room.presence, room.join_leave), (PublishRight::Nobody, false, false));
+    assert_eq!((room.publish, room.presence, room.join_leave), (PublishRight::Nobody, false, JoinLeave::Off));
 }
 
 #[test]
@@ -45,6 +45,7 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");
     check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { sise = 1 }", "did you mean `size`?");
     check_mistake("[[rooms]]\nmatch = \"x\"\nrecovery = true", "needs `history`");
+    check_mistake("[[rooms]]\nmatch = \"x\"\njoin_leave = \"all\"", "\"connections\" or \"users\"");
     check_mistake("[rooms]\nmatch = \"x\"", "as in [[rooms]]");
     check_mistake(
         "[[routes]]\nroom = \"x\"\nto = [\"usr:{data.x}\"]",
@@ -160,6 +161,27 @@ fn the_example_config_shows_every_option_with_its_default() {
         "issuer",
         "leeway",
         "kind",
+        "url",
+        "mode",
+        "nodes",
+        "master",
+        "prefix",
+        "queue",
+        "username",
+        "password",
+        "password_file",
+        "ca_file",
+        "name",
+        "heartbeat",
+        "ttl",
+        "sweep",
+        "user_limit",
+        "user_commands",
+        "user_commands_down",
+        "presence_grace",
+        "history",
+        "recovery",
+        "records",
         "connections",
         "connections_per_user",
         "rooms_per_connection",

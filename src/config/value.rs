@@ -49,6 +49,68 @@ impl Value for Duration {
     }
 }
 
+/// So many things in so long, in the long run as at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u64,
+    /// In this time.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// How many a second in the long run.
+    #[must_use]
+    pub fn per_second(self) -> f64 {
+        self.count as f64 / self.per.as_secs_f64()
+    }
+}
+
+impl Value for Option<Rate> {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        Self::from_text(value.as_str().unwrap_or("?"))
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let expected = || r#"a number and a time, such as "100/10s", or "" for none"#.to_owned();
+        let (count, per) = text.split_once('/').ok_or_else(expected)?;
+        let count = count.trim().parse().ok().filter(|count| *count > 0).ok_or_else(expected)?;
+        let per = humantime::parse_duration(per.trim()).ok().filter(|per| !per.is_zero()).ok_or_else(expected)?;
+        Ok(Some(Rate { count, per }))
+    }
+}
+
+/// Whom a room tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinLeave {
+    /// Nobody.
+    Off,
+    /// Each connection that comes and goes, as the clients' libraries count.
+    Connections,
+    /// Users: of the first connection that comes and the last that goes.
+    Users,
+}
+
+impl Value for JoinLeave {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_bool() {
+            Some(true) => Ok(Self::Connections),
+            Some(false) => Ok(Self::Off),
+            None => Self::from_text(value.as_str().unwrap_or_default()),
+        }
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "true" | "connections" => Ok(Self::Connections),
+            "false" => Ok(Self::Off),
+            "users" => Ok(Self::Users),
+            _ => Err(r#"true, false, "connections" or "users""#.into()),
+        }
+    }
+}
+
 /// A size in bytes, written with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size(pub(super) usize);

@@ -13,7 +13,7 @@ use super::{
     remote::{past_publication, refusal},
 };
 use crate::{
-    config::Access,
+    config::{Access, JoinLeave},
     generation::Generation,
     hub::{Connection, Kept, Membership, NotAdded, Stand, Told, Waiting},
     id::RoomName,
@@ -115,8 +115,18 @@ impl Router {
         self.hub.reserve(connection, room, max).map_err(not_added)?;
         let entrant = Entrant { connection, room, admitted, greeting, seen, max };
         let entered = self.enter_reserved(generation, entrant, batch).await;
-        if entered.is_err() {
-            self.hub.give_up(connection, room);
+        match &entered {
+            Err(_) => self.hub.give_up(connection, room),
+            Ok(_) => {
+                let tells = generation.room(room).is_some_and(|(entry, _)| entry.join_leave != JoinLeave::Off);
+                if tells && self.shared(room).is_some() {
+                    self.know(room);
+                }
+                if generation.room(room).is_some_and(|(entry, _)| entry.records.is_some()) {
+                    batch.flush();
+                    self.tell_records(connection, room).await;
+                }
+            }
         }
         entered
     }
@@ -130,7 +140,7 @@ impl Router {
         let Entrant { connection, room, mut admitted, greeting, seen, max } = entrant;
         // A user's own room is its connections' alone and needs nothing of this.
         let entry = generation.room(room).map(|(entry, _)| entry).filter(|_| !is_personal(generation, room));
-        let is_told = entry.is_some_and(|entry| entry.join_leave);
+        let told_of = entry.map_or(JoinLeave::Off, |entry| entry.join_leave);
         let cluster = self.cluster.as_ref().filter(|_| entry.is_some());
         let registry = cluster.filter(|_| entry.is_some_and(is_registered));
         let member = connection.as_member(Arc::clone(&admitted.membership.info));
@@ -140,26 +150,27 @@ impl Router {
         }
         let take_back = |error| {
             if let Some(cluster) = registry {
-                cluster.exit(room, &connection.id_text, is_told);
+                cluster.exit(room, &connection.id_text);
             }
             error
         };
         if let Some(cluster) = registry {
-            let entered = cluster.enter(room, std::slice::from_ref(&member), is_told).await;
+            let entered = cluster.enter(room, std::slice::from_ref(&member), told_of).await;
             entered.map_err(|error| take_back(refusal(error)))?;
         }
         let not_added = |reason| take_back(not_added(reason));
         // The cluster tells of it where there is one, this room too.
-        let tells = is_told && cluster.is_none();
+        let tells = told_of != JoinLeave::Off && cluster.is_none();
         let others = tells.then(|| Broadcast::new(Push::Joined { room, member: &member }));
+        let by_user = told_of == JoinLeave::Users;
         let Admitted { membership, data } = admitted;
         let mut joined = JoinedRoom { data: data.map(Into::into), ..JoinedRoom::default() };
         let Some((keep, entry)) = entry.and_then(|entry| Some((entry.history?, entry))) else {
-            let told = Told { own: greeting.frame(connection, room, &joined), others };
+            let told = Told { own: greeting.frame(connection, room, &joined), others, by_user };
             self.hub.join(connection, room, membership, max, Stand::Live, &told, batch).map_err(not_added)?;
             return Ok(joined);
         };
-        let told = Told { own: None, others };
+        let told = Told { own: None, others, by_user };
         let held = Stand::Held(Waiting::default());
         self.hub.join(connection, room, membership, max, held, &told, batch).map_err(not_added)?;
         batch.flush();
@@ -282,13 +293,21 @@ impl Router {
     ) {
         let Some(membership) = connection.membership(room) else { return };
         let member = connection.as_member(membership.info);
-        let is_told = generation.room(room).is_some_and(|(entry, _)| entry.join_leave);
+        let told_of = generation.room(room).map_or(JoinLeave::Off, |(entry, _)| entry.join_leave);
         let registry = self.shared(room);
-        let others = (is_told && self.cluster.is_none()).then(|| Broadcast::new(Push::Left { room, member: &member }));
+        let tells = told_of != JoinLeave::Off && self.cluster.is_none();
+        let others = tells.then(|| Broadcast::new(Push::Left { room, member: &member }));
+        let by_user = told_of == JoinLeave::Users;
         // Another may have been quicker.
-        if let Some((room, _)) = self.hub.leave(connection, room, &Told { own, others }, batch) {
+        if let Some((room, _)) = self.hub.leave(connection, room, &Told { own, others, by_user }, batch) {
             if let Some(cluster) = registry {
-                cluster.exit(&room, &connection.id_text, is_told);
+                cluster.exit(&room, &connection.id_text);
+                if !self.hub.has_room(&room) {
+                    self.unknow(&room);
+                }
+            }
+            if !self.hub.has_room(&room) {
+                self.forget_records(&room);
             }
             self.observe_room(generation, connection, "left", &room, depth, batch);
         }

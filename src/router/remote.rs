@@ -4,15 +4,16 @@ use std::{
     borrow::Cow,
     collections::{HashSet, VecDeque},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use super::{Router, is_personal, is_registered};
 use crate::{
     cluster::{
         BusError, Receiver,
-        envelope::{self, Body, Changes, Order, Publication, Routed, What},
+        envelope::{self, Body, Order, Publication, Routed, What},
     },
-    config::Target,
+    config::{JoinLeave, Target},
     hub::{Placed, Seen},
     id::{BootId, ConnectionId, RoomName, UserId},
     plugin::{Delivery, EventView},
@@ -20,6 +21,9 @@ use crate::{
     room::{Position, history::Kept},
     session::flusher::Batch,
 };
+
+/// How long after hearing again it is clear what has happened.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Deliveries that are remembered, for their copies on other channels.
 const RECENT: usize = 8_192;
@@ -87,6 +91,7 @@ impl Receiver for Remote {
             },
             Body::Delivery(routed) if !is_own => router.on_routed(routed),
             Body::Presence(changes) => router.on_changes(&changes),
+            Body::Record(change) => router.on_record(&change),
             Body::Order(order) if !is_own => router.on_order(&order),
             _ => {}
         }
@@ -98,10 +103,16 @@ impl Receiver for Remote {
         let Some(router) = self.0.upgrade() else { return };
         let Some(cluster) = router.cluster.clone() else { return };
         let looking = Arc::clone(&router);
-        router.tasks.spawn(async move { looking.compare_positions(&cluster).await });
+        router.tasks.spawn(async move {
+            looking.compare_positions(&cluster).await;
+            // The heart finds out first whether this is the Redis of before.
+            tokio::time::sleep(SETTLE).await;
+            looking.compare_all_members();
+            looking.compare_records().await;
+        });
     }
 
-    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>)> {
+    fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>, JoinLeave)> {
         let Some(router) = self.0.upgrade() else { return Vec::new() };
         let generation = router.generation();
         let is_ours = |room: &RoomName| {
@@ -111,7 +122,8 @@ impl Receiver for Remote {
         rooms
             .map(|room| {
                 let members = router.hub.members(&room, usize::MAX);
-                (room, members)
+                let told_of = generation.room(&room).map_or(JoinLeave::Off, |(entry, _)| entry.join_leave);
+                (room, members, told_of)
             })
             .collect()
     }
@@ -213,27 +225,6 @@ impl Router {
         let mut batch = Batch::new(&self.flusher);
         let delivered = self.deliver_here(&generation, &delivery, &payload, sender.as_ref(), &routed.tags, &mut batch);
         self.metrics.deliveries.inc_by(delivered.queued as u64);
-    }
-
-    /// Tells a room's members here who came and went.
-    fn on_changes(&self, changes: &Changes<'_>) {
-        let generation = self.generation();
-        if !generation.room(&changes.room).is_some_and(|(entry, _)| entry.join_leave) {
-            return;
-        }
-        let mut batch = Batch::new(&self.flusher);
-        for (members, is_joined) in [(&changes.joined, true), (&changes.left, false)] {
-            for member in members.iter().map(envelope::Member::to_info) {
-                let room = &*changes.room;
-                let member = &member;
-                let push = if is_joined { Push::Joined { room, member } } else { Push::Left { room, member } };
-                let mut seen = Seen::default();
-                if let Some(id) = ConnectionId::parse(&member.connection) {
-                    seen.exclude(id);
-                }
-                self.hub.deliver_room(room, &Broadcast::new(push), &mut seen, &mut batch);
-            }
-        }
     }
 
     fn on_order(self: &Arc<Self>, order: &Order<'_>) {

@@ -1,8 +1,10 @@
 //! Several instances on one real Redis, in this process.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::support::{TestClient, TestGateway, eventually, redis::RedisServer};
+use crate::support::{TestClient, TestGateway, eventually, fixture, redis::RedisServer};
 
 /// Rooms of every kind.
 pub const ROOMS: &str = r#"
@@ -10,7 +12,7 @@ pub const ROOMS: &str = r#"
 match = "live:*"
 publish = "members"
 presence = true
-join_leave = true
+join_leave = "users"
 [[rooms]]
 match = "plain:*"
 publish = "anyone"
@@ -139,4 +141,123 @@ async fn presence_is_of_all_instances_and_users_come_and_go_once() {
 
 fn redis_members(gateway: &TestGateway) -> usize {
     gateway.hub().n_connections()
+}
+
+/// U6: a user's commands are counted over all instances.
+#[tokio::test(flavor = "multi_thread")]
+async fn u6_a_users_commands_are_limited_over_all_instances() {
+    let mut redis = RedisServer::start().await;
+    let more = "[limits]\nuser_commands = \"40/2s\"\nuser_commands_down = \"closed\"\n\
+                commands_burst = 100000\ncommands_per_second = 100000";
+    let gateways = gateways::<3>(&redis, more).await;
+    let mut clients = Vec::new();
+    for gateway in &gateways {
+        clients.push(gateway.user("ann").await);
+    }
+    let (mut accepted, mut refused) = (0, 0);
+    let start = std::time::Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        for client in &mut clients {
+            let reply = client.ask("publish", json!({ "channel": "plain:1", "data": 1 })).await;
+            match reply.get("error") {
+                None => accepted += 1,
+                Some(error) => {
+                    assert_eq!(error["code"], json!(111), "{reply}");
+                    assert!(error["message"].as_str().unwrap().contains("try again in"), "{reply}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    // A full bucket, and what comes in by the time the last was asked.
+    let most = 40.0 + 20.0 * start.elapsed().as_secs_f64() + 1.0;
+    assert!(f64::from(accepted) <= most, "{accepted} accepted, {most} allowed");
+    assert!(accepted >= 100 && refused > 0, "{accepted} accepted, {refused} refused");
+    redis.stop();
+    let asked = std::time::Instant::now();
+    let reply = clients[0].ask("publish", json!({ "channel": "plain:1", "data": 1 })).await;
+    assert!(matches!(reply["error"]["code"].as_u64(), Some(108 | 111)), "{reply}");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    redis.cont();
+}
+
+/// M11: concurrent merges on two instances all count, and those who follow the
+/// patches see the same document.
+#[tokio::test(flavor = "multi_thread")]
+async fn m11_concurrent_merges_lose_nothing_and_patches_converge() {
+    let redis = RedisServer::start().await;
+    let more = "[limits]\ncommands_burst = 100000\ncommands_per_second = 100000\n\
+                [[rooms]]\nmatch = \"doc:*\"\npublish = \"members\"\nrecords = { size = \"64KiB\" }";
+    let [a, b] = gateways::<2>(&redis, more).await;
+    let mut follower = b.client().await;
+    follower.join("doc:1").await;
+    let write = |client: TestClient, from: usize| async move {
+        let mut client = client;
+        client.join("doc:1").await;
+        for n in from..from + 100 {
+            let patch = json!({ "room": "doc:1", "record": "d", "patch": { format!("k{n}"): n } });
+            let reply = client.ask("rpc", json!({ "method": "wayleave.record", "data": patch })).await;
+            assert!(reply["rpc"]["data"]["version"].is_u64(), "{reply}");
+        }
+        client
+    };
+    let (on_a, on_b) = (a.client().await, b.client().await);
+    let (mut on_a, _on_b) = tokio::join!(write(on_a, 0), write(on_b, 100));
+    let call = json!({ "method": "wayleave.records", "data": { "room": "doc:1" } });
+    let reply = on_a.ask("rpc", call).await;
+    let record = &reply["rpc"]["data"]["records"]["d"];
+    assert_eq!((&record["version"], record["data"].as_object().unwrap().len()), (&json!(200), 200));
+    let mut followed = json!({});
+    for version in 1..=200 {
+        let change = follower.heard("doc:1").await;
+        assert_eq!((&change["record"], &change["version"]), (&json!("d"), &json!(version)));
+        let changed = change.get("patch").or(change.get("data")).unwrap();
+        followed.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+    }
+    assert_eq!(followed, record["data"]);
+    // A write on an old version is told what is there; a new member gets it all.
+    let stale = json!({ "room": "doc:1", "record": "d", "set": 1, "version": 7 });
+    let reply = on_a.ask("rpc", json!({ "method": "wayleave.record", "data": stale })).await;
+    assert_eq!((&reply["rpc"]["data"]["conflict"], &reply["rpc"]["data"]["version"]), (&json!(true), &json!(200)));
+    let mut late = a.client().await;
+    late.join("doc:1").await;
+    assert_eq!(late.heard("doc:1").await, json!({ "record": "d", "version": 200, "data": followed }));
+}
+
+/// The store of a plugin is one for all instances, and so are its quota and the
+/// instance that ticks.
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_share_their_store_and_one_instance_ticks() {
+    let redis = RedisServer::start().await;
+    let plugin = |name: &str, fixture_name: &str, more: &str| {
+        let path = fixture(fixture_name).display().to_string();
+        format!("[[plugins]]\nname = \"{name}\"\npath = {path:?}\n{more}\n")
+    };
+    let more = format!(
+        "{}{}[[rooms]]\nmatch = \"room:*\"\n",
+        plugin("count", "counter-kv", "grants = [\"kv\"]\ntimeout = \"2s\""),
+        plugin("tick", "tick-sends", "tick = \"1s\"")
+    );
+    let [a, b] = gateways::<2>(&redis, &more).await;
+    let (mut on_a, mut on_b) = (a.client().await, b.client().await);
+    for n in 0..10 {
+        let client = if n % 2 == 0 { &mut on_a } else { &mut on_b };
+        let reply = client.ask("rpc", json!({ "method": "next", "data": null })).await;
+        assert_eq!(reply["rpc"]["data"].to_string().trim_matches('"'), (n + 1).to_string(), "{reply}");
+    }
+    on_a.join("room:1").await;
+    on_b.join("room:1").await;
+    for client in [&mut on_a, &mut on_b] {
+        assert_eq!(client.heard("room:1").await, json!(1000));
+        assert_eq!(client.heard("room:1").await, json!(1000));
+    }
+    let ticks =
+        |gateway: &TestGateway| gateway.metric(r#"wayleave_plugin_call_seconds_count{plugin="tick",hook="tick"}"#);
+    let (first, second) = (ticks(&a), ticks(&b));
+    assert!((first == 0.0) != (second == 0.0), "{first} and {second} ticks");
+    // It is handed over when the instance ends.
+    let (mut left, ticking) = if first > 0.0 { (on_b, a) } else { (on_a, b) };
+    ticking.gateway.drain(Duration::from_secs(5)).await.unwrap();
+    while left.try_push(Duration::from_millis(10)).await.is_ok() {}
+    assert_eq!(left.heard("room:1").await, json!(1000));
 }

@@ -65,7 +65,7 @@ async fn rights_and_names_are_checked() {
     assert_eq!(client.refused("publish", message("quiet:1")).await, 103);
     assert_eq!(client.refused("presence", room("quiet:1")).await, 108);
     assert_eq!(client.refused("presence", room("chat:1")).await, 103);
-    assert_eq!(client.refused("history", room("chat:1")).await, 104);
+    assert_eq!(client.refused("history", room("chat:1")).await, 103);
     assert_eq!(client.refused("invented", json!({})).await, 104);
     gateway.user("ada").await.join("users:1").await;
 }

@@ -1,0 +1,174 @@
+//! How much one user may ask, on all its connections and all instances.
+//!
+//! The bucket of tokens is in Redis. Each instance takes a few at a time and
+//! spends them without asking; it asks for more before they are used up, so
+//! that a command seldom waits. Nothing is spent that was not taken, so the
+//! instances together never go over the limit.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Router;
+use crate::{
+    cluster::Cluster,
+    config::{OnLimitDown, Rate},
+    hub::Connection,
+    id::UserId,
+    protocol::Refusal,
+};
+
+/// The part of a full bucket that is taken at once.
+const SHARE: u64 = 20;
+
+/// How long Redis may take; then the config says what holds.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// After Redis did not answer, nobody asks it for so long.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Users that are remembered before those who asked nothing lately are
+/// forgotten.
+const USERS: usize = 10_000;
+
+/// What this instance has taken for each user.
+#[derive(Debug, Default)]
+pub(super) struct UserLimits {
+    shares: Mutex<HashMap<UserId, Share>>,
+    down_until: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    tokens: u64,
+    is_asking: bool,
+    /// There is nothing to be had before.
+    not_before: Instant,
+    used: Instant,
+    /// A bucket of this instance alone, for when there is no other.
+    level: f64,
+    level_at: Instant,
+}
+
+/// What one look at a share says.
+enum Looked {
+    Yes,
+    /// Yes, and it is time to take more.
+    YesAndMore,
+    No(Duration),
+    /// Redis must be asked.
+    Ask,
+}
+
+impl UserLimits {
+    fn look(&self, user: &UserId, rate: Rate, now: Instant) -> Looked {
+        let mut shares = self.shares.lock();
+        if shares.len() > USERS {
+            shares.retain(|_, share| share.used + rate.per > now);
+        }
+        let fresh =
+            Share { tokens: 0, is_asking: false, not_before: now, used: now, level: rate.count as f64, level_at: now };
+        let share = shares.entry(Arc::clone(user)).or_insert(fresh);
+        share.used = now;
+        if share.tokens > 0 {
+            share.tokens -= 1;
+            if share.tokens <= wanted(rate) / 4 && !share.is_asking && share.not_before <= now {
+                share.is_asking = true;
+                return Looked::YesAndMore;
+            }
+            return Looked::Yes;
+        }
+        if share.not_before > now { Looked::No(share.not_before - now) } else { Looked::Ask }
+    }
+
+    fn add(&self, user: &UserId, tokens: u64, retry_after: Duration) {
+        if let Some(share) = self.shares.lock().get_mut(user) {
+            share.tokens += tokens;
+            share.is_asking = false;
+            if tokens == 0 {
+                share.not_before = Instant::now() + retry_after.max(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Takes from this instance's own bucket.
+    fn take_here(&self, user: &UserId, rate: Rate, now: Instant) -> Result<(), Duration> {
+        let mut shares = self.shares.lock();
+        let Some(share) = shares.get_mut(user) else { return Ok(()) };
+        share.is_asking = false;
+        let refill = now.duration_since(share.level_at).as_secs_f64() * rate.per_second();
+        share.level = (share.level + refill).min(rate.count as f64);
+        share.level_at = now;
+        if share.level >= 1.0 {
+            share.level -= 1.0;
+            return Ok(());
+        }
+        Err(Duration::from_secs_f64((1.0 - share.level) / rate.per_second()))
+    }
+}
+
+fn wanted(rate: Rate) -> u64 {
+    (rate.count / SHARE).max(1)
+}
+
+fn too_many(wait: Duration) -> Refusal {
+    let reason = format!("too many requests of this user; try again in {} ms", wait.as_millis().max(1));
+    Refusal { reason: reason.into(), ..Refusal::TOO_MANY_REQUESTS }
+}
+
+impl Router {
+    /// Counts a command of a user against its limit.
+    ///
+    /// # Errors
+    /// If it has asked too much, with the time after which it may again; or if
+    /// Redis does not answer and the config wants that to be a refusal.
+    pub async fn limit_user(self: &Arc<Self>, connection: &Connection) -> Result<(), Refusal> {
+        let generation = self.generation();
+        let limits = &generation.config.limits;
+        let Some(rate) = limits.user_commands.filter(|_| !connection.user.is_empty()) else { return Ok(()) };
+        let (user, now) = (&connection.user, Instant::now());
+        match self.limits.look(user, rate, now) {
+            Looked::Yes => return Ok(()),
+            Looked::No(wait) => return Err(too_many(wait)),
+            Looked::YesAndMore => {
+                if let Some(cluster) = self.cluster.clone() {
+                    let (router, user) = (Arc::clone(self), Arc::clone(user));
+                    self.tasks.spawn(async move { router.take_share(&cluster, &user, rate).await });
+                }
+                return Ok(());
+            }
+            Looked::Ask => {}
+        }
+        let Some(cluster) = &self.cluster else { return self.limits.take_here(user, rate, now).map_err(too_many) };
+        let is_down = self.limits.down_until.lock().is_some_and(|until| until > now);
+        if !is_down && self.take_share(cluster, user, rate).await {
+            return match self.limits.look(user, rate, Instant::now()) {
+                Looked::Yes | Looked::YesAndMore => Ok(()),
+                Looked::No(wait) => Err(too_many(wait)),
+                Looked::Ask => Err(too_many(Duration::from_millis(1))),
+            };
+        }
+        match limits.user_commands_down {
+            OnLimitDown::Open => self.limits.take_here(user, rate, now).map_err(too_many),
+            OnLimitDown::Closed => Err(Refusal::BUS_DOWN),
+        }
+    }
+
+    /// False: Redis did not answer.
+    async fn take_share(&self, cluster: &Cluster, user: &UserId, rate: Rate) -> bool {
+        let taking = cluster.take("user", user, rate.per_second(), rate.count, wanted(rate));
+        match tokio::time::timeout(PATIENCE, taking).await {
+            Ok(Ok(granted)) => {
+                *self.limits.down_until.lock() = None;
+                self.limits.add(user, granted.tokens, granted.retry_after);
+                true
+            }
+            _ => {
+                *self.limits.down_until.lock() = Some(Instant::now() + PAUSE);
+                self.limits.add(user, 0, Duration::ZERO);
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Documents of rooms: who reads and writes them, and who is told.
+//!
+//! A change reaches members as a publication whose tag `record` names the
+//! document. What a member knows is the version: the next one comes as a
+//! patch; where an instance has missed one, its members get the whole document.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::{Envelope, Router, join::check_name, may_publish, remote::refusal, run_hooks};
+use crate::{
+    cluster::{RecordWrite, envelope::Change},
+    config::RecordsConfig,
+    hub::{Connection, Seen},
+    id::RoomName,
+    protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
+    room::records::{Edit, NAME_MAX, Record},
+    session::flusher::Batch,
+};
+
+/// How often a write without a version is tried on what others have written.
+const TRIES: usize = 1_000;
+
+/// Versions that members here have been told, by room and document.
+#[derive(Debug, Default)]
+pub(super) struct Versions(Mutex<HashMap<RoomName, HashMap<String, u64>>>);
+
+/// What a write came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Edited {
+    /// It has this version now.
+    Written(u64),
+    /// The version that the writer names is not the one that is there.
+    Conflict(Record),
+}
+
+impl Router {
+    fn records_of(&self, room: &str) -> Result<RecordsConfig, Refusal> {
+        let generation = self.generation();
+        let (entry, _) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
+        entry.records.ok_or(Refusal::NOT_AVAILABLE)
+    }
+
+    /// All documents of a room.
+    ///
+    /// # Errors
+    /// If the room has none, or Redis does not answer.
+    pub async fn records(&self, room: &str) -> Result<Vec<(String, Record)>, Refusal> {
+        self.records_of(room)?;
+        let Some(cluster) = &self.cluster else { return Ok(self.memory_records.all(room)) };
+        let all = cluster.records(room).await.map_err(refusal)?;
+        Ok(all.into_iter().map(|(name, version, text)| (name, Record { version, text })).collect())
+    }
+
+    async fn record(&self, room: &str, name: &str) -> Result<Record, Refusal> {
+        match &self.cluster {
+            None => Ok(self.memory_records.get(room, name)),
+            Some(cluster) => {
+                let (version, text) = cluster.record(room, name).await.map_err(refusal)?;
+                Ok(Record { version, text })
+            }
+        }
+    }
+
+    /// Writes a document of a room. With a `version` it is written only if the
+    /// document has that one; 0 is that of a new one.
+    ///
+    /// # Errors
+    /// If it is too large or one too many, or Redis does not answer.
+    pub async fn edit_record(
+        self: &Arc<Self>,
+        room: &str,
+        name: &str,
+        edit: &Edit,
+        version: Option<u64>,
+    ) -> Result<Edited, Refusal> {
+        let config = self.records_of(room)?;
+        check_name(name, NAME_MAX)?;
+        let mut record = self.record(room, name).await?;
+        for _ in 0..TRIES {
+            if version.is_some_and(|version| version != record.version) {
+                return Ok(Edited::Conflict(record));
+            }
+            let text = edit.apply(&record.text);
+            if text.len() > config.size {
+                return Err(Refusal::LIMIT_EXCEEDED);
+            }
+            if record.text.is_empty() && !text.is_empty() && self.records(room).await?.len() >= config.count {
+                return Err(Refusal::LIMIT_EXCEEDED);
+            }
+            let patch = match edit {
+                // A patch on nothing is the whole.
+                Edit::Patch(patch) if !record.text.is_empty() => Some(patch.to_string()),
+                _ => None,
+            };
+            let change = Change {
+                room: room.into(),
+                name: name.into(),
+                version: record.version + 1,
+                is_whole: patch.is_none(),
+                patch: patch.unwrap_or_else(|| text.clone()).into(),
+            };
+            match &self.cluster {
+                None => {
+                    let written = self.memory_records.write(room, name, record.version, text, |_| {
+                        self.tell_change(&change);
+                    });
+                    if let Some(version) = written {
+                        return Ok(Edited::Written(version));
+                    }
+                    record = self.memory_records.get(room, name);
+                }
+                Some(cluster) => {
+                    match cluster.write_record(record.version, &text, change, config.ttl).await.map_err(refusal)? {
+                        RecordWrite::Written(version) => return Ok(Edited::Written(version)),
+                        RecordWrite::Conflict(version, text) => record = Record { version, text },
+                    }
+                }
+            }
+        }
+        Err(Refusal::BUS_DOWN)
+    }
+
+    /// A client's `wayleave.records` and `wayleave.record`: reads all documents
+    /// of a room, or writes one, through the hooks that a message would pass.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub async fn records_call(
+        self: &Arc<Self>,
+        from: &Arc<Connection>,
+        method: &str,
+        data: Option<&str>,
+    ) -> Result<String, Refusal> {
+        let asked: Value = serde_json::from_str(data.unwrap_or("null")).unwrap_or_default();
+        let room = asked["room"].as_str().ok_or(Refusal::BAD_REQUEST)?;
+        let generation = self.generation();
+        check_name(room, generation.config.limits.name_length)?;
+        let (entry, pipeline) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
+        let membership = from.membership(room);
+        if method == "records" {
+            membership.ok_or(Refusal::PERMISSION_DENIED)?;
+            return Ok(json!({ "records": to_json(self.records(room).await?) }).to_string());
+        }
+        if !may_publish(entry, membership.as_ref()) {
+            return Err(Refusal::PERMISSION_DENIED);
+        }
+        let version = match &asked["version"] {
+            Value::Null => None,
+            version => Some(version.as_u64().ok_or(Refusal::BAD_REQUEST)?),
+        };
+        let sender = from.as_member(membership.map_or_else(|| "".into(), |membership| membership.info));
+        let mut envelope = Envelope {
+            id: self.ids.next(),
+            room,
+            sender: &sender,
+            payload: Payload::Text(asked.to_string()),
+            keep: true,
+            deliveries: Vec::new(),
+        };
+        if !run_hooks(pipeline, &mut envelope)? {
+            return Err(Refusal::PERMISSION_DENIED);
+        }
+        // As the hooks have left it.
+        let asked: Value = serde_json::from_str(&envelope.payload.to_json()).unwrap_or_default();
+        let name = asked["record"].as_str().ok_or(Refusal::BAD_REQUEST)?;
+        let edit = if let Some(value) = asked.get("set") {
+            Edit::Set(value.clone())
+        } else if let Some(patch) = asked.get("patch") {
+            Edit::Patch(patch.clone())
+        } else if asked["delete"] == json!(true) {
+            Edit::Delete
+        } else {
+            return Err(Refusal::BAD_REQUEST);
+        };
+        match self.edit_record(room, name, &edit, version).await? {
+            Edited::Written(version) => Ok(json!({ "version": version }).to_string()),
+            Edited::Conflict(Record { version, text }) => {
+                let data: Value = serde_json::from_str(&text).unwrap_or_default();
+                Ok(json!({ "conflict": true, "version": version, "data": data }).to_string())
+            }
+        }
+    }
+
+    /// A document changed somewhere.
+    pub(super) fn on_record(self: &Arc<Self>, change: &Change<'_>) {
+        let known = {
+            let mut versions = self.versions.0.lock();
+            let Some(room) = versions.get_mut(&*change.room) else { return };
+            let known = room.entry(change.name.as_ref().to_owned()).or_default();
+            let before = *known;
+            *known = before.max(change.version);
+            before
+        };
+        if change.version <= known {
+            return;
+        }
+        if change.version == known + 1 || change.is_whole {
+            return self.tell_change(change);
+        }
+        let (router, room) = (Arc::clone(self), RoomName::from(&*change.room));
+        let name = change.name.as_ref().to_owned();
+        self.tasks.spawn(async move {
+            if let Ok(record) = router.record(&room, &name).await {
+                router.tell_whole(&room, &name, &record, None);
+            }
+        });
+    }
+
+    /// Tells a new member all documents of its room.
+    pub(super) async fn tell_records(self: &Arc<Self>, connection: &Arc<Connection>, room: &RoomName) {
+        self.versions.0.lock().entry(Arc::clone(room)).or_default();
+        let Ok(records) = self.records(room).await else { return };
+        if let Some(known) = self.versions.0.lock().get_mut(room) {
+            for (name, record) in &records {
+                let version = known.entry(name.clone()).or_default();
+                *version = (*version).max(record.version);
+            }
+        }
+        for (name, record) in &records {
+            self.tell_whole(room, name, record, Some(connection));
+        }
+    }
+
+    /// Something may have been missed in all rooms with documents.
+    pub(super) async fn compare_records(self: &Arc<Self>) {
+        let rooms: Vec<RoomName> = self.versions.0.lock().keys().cloned().collect();
+        for room in rooms {
+            let Ok(records) = self.records(&room).await else { continue };
+            for (name, record) in records {
+                let is_news = self.versions.0.lock().get_mut(&room).is_some_and(|known| {
+                    let version = known.entry(name.clone()).or_default();
+                    // A Redis that was wiped counts anew.
+                    std::mem::replace(version, record.version) != record.version
+                });
+                if is_news {
+                    self.tell_whole(&room, &name, &record, None);
+                }
+            }
+        }
+    }
+
+    /// The last member here has left.
+    pub(super) fn forget_records(&self, room: &str) {
+        self.versions.0.lock().remove(room);
+    }
+
+    fn tell_change(&self, change: &Change<'_>) {
+        let kind = if change.is_whole { "data" } else { "patch" };
+        let text = if change.patch.is_empty() { "null" } else { &*change.patch };
+        self.tell_record(&change.room, &change.name, change.version, kind, text, None);
+    }
+
+    fn tell_whole(&self, room: &str, name: &str, record: &Record, only: Option<&Arc<Connection>>) {
+        let text = if record.text.is_empty() { "null" } else { &record.text };
+        self.tell_record(room, name, record.version, "data", text, only);
+    }
+
+    fn tell_record(
+        &self,
+        room: &str,
+        name: &str,
+        version: u64,
+        kind: &str,
+        text: &str,
+        only: Option<&Arc<Connection>>,
+    ) {
+        let data = format!(r#"{{"record":{},"version":{version},"{kind}":{text}}}"#, json!(name));
+        let tags: [Tag<'_>; 1] = [("record".into(), name.into())];
+        let push = Push::Publication { room, data: &data, sender: None::<&MemberInfo>, tags: &tags, offset: 0 };
+        let mut batch = Batch::new(&self.flusher);
+        let broadcast = Broadcast::new(push);
+        match only {
+            Some(connection) => self.hub.deliver_each([connection], &broadcast, &mut Seen::default(), &mut batch),
+            None => self.hub.deliver_room(room, &broadcast, &mut Seen::default(), &mut batch),
+        };
+    }
+}
+
+/// As clients and the server API read them.
+#[must_use]
+pub fn to_json(records: Vec<(String, Record)>) -> Value {
+    let each = records.into_iter().map(|(name, Record { version, text })| {
+        let data: Value = serde_json::from_str(&text).unwrap_or_default();
+        (name, json!({ "version": version, "data": data }))
+    });
+    Value::Object(each.collect())
+}

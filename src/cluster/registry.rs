@@ -99,8 +99,15 @@ impl Cluster {
             return Ok(());
         }
         let me = self.id();
-        let keys = [self.keys.instances("dead"), self.keys.instance("rooms", me), self.keys.instance("users", me)];
-        let mut command = script::INDEX.with(&[&keys[0], &keys[1], &keys[2]], &[&me.to_string(), &rooms.len()]);
+        let keys = [
+            self.keys.instances("dead"),
+            self.keys.instance("rooms", me),
+            self.keys.instance("users", me),
+            self.keys.instances("beats"),
+            self.keys.instances("departed"),
+        ];
+        let mut command =
+            script::INDEX.with(&keys.each_ref().map(String::as_str), &[&me.to_string(), &rooms.len()]);
         for name in rooms.iter().chain(&users) {
             command.arg(*name);
         }
@@ -163,14 +170,19 @@ impl Cluster {
     }
 
     pub(super) fn exit_as(self: &Arc<Self>, instance: InstanceId, room: &str, connection: &str) {
+        let (command, key) = self.exiting(instance, room, connection);
+        let debt = Debt::Exit { room: room.to_owned(), connection: connection.to_owned(), instance };
+        self.pipeline.put(command, key, self.or_owe(debt));
+    }
+
+    pub(super) fn exiting(&self, instance: InstanceId, room: &str, connection: &str) -> (redis::Cmd, String) {
         let keys = self.member_keys(room, instance);
         let command = script::EXIT.with(
             &keys.each_ref().map(String::as_str),
             &[&self.publish_command(), &self.keys.room_topic(room), &connection],
         );
-        let debt = Debt::Exit { room: room.to_owned(), connection: connection.to_owned(), instance };
         let [key, ..] = keys;
-        self.pipeline.put(command, key, self.or_owe(debt));
+        (command, key)
     }
 
     fn or_owe(self: &Arc<Self>, debt: Debt) -> Done {
@@ -182,7 +194,7 @@ impl Cluster {
         }))
     }
 
-    fn owe(&self, debt: Debt) {
+    pub(super) fn owe(&self, debt: Debt) {
         let mut debts = self.debts.lock();
         // Beyond that, all is compared with what Redis has anyway.
         if debts.len() < DEBTS {
@@ -229,7 +241,9 @@ impl Cluster {
 
     /// A user has one connection less; tried until it is certain.
     pub fn sign_out(self: &Arc<Self>, user: &str, connection: &str, on_last: impl FnOnce() + Send + 'static) {
-        let (command, key, debt) = self.signing_out(self.id(), user, connection);
+        let instance = self.id();
+        let (command, key) = self.signing_out(instance, user, connection);
+        let debt = Debt::SignOut { user: user.to_owned(), connection: connection.to_owned(), instance };
         let cluster = Arc::clone(self);
         let done = Done::Call(Box::new(move |answer| match answer {
             Ok(Value::Int(1)) => on_last(),
@@ -240,14 +254,15 @@ impl Cluster {
     }
 
     pub(super) fn sign_out_as(self: &Arc<Self>, instance: InstanceId, user: &str, connection: &str) {
-        let (command, key, debt) = self.signing_out(instance, user, connection);
+        let (command, key) = self.signing_out(instance, user, connection);
+        let debt = Debt::SignOut { user: user.to_owned(), connection: connection.to_owned(), instance };
         self.pipeline.put(command, key, self.or_owe(debt));
     }
 
-    fn signing_out(&self, instance: InstanceId, user: &str, connection: &str) -> (redis::Cmd, String, Debt) {
+    pub(super) fn signing_out(&self, instance: InstanceId, user: &str, connection: &str) -> (redis::Cmd, String) {
         let key = self.keys.user(user, "connections");
         let command = script::SIGN_OUT.with(&[&key], &[&format!("{connection}@{instance}")]);
-        (command, key, Debt::SignOut { user: user.to_owned(), connection: connection.to_owned(), instance })
+        (command, key)
     }
 
     /// How many connections and users are in a room.

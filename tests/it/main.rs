@@ -15,6 +15,7 @@ mod cluster;
 mod connect;
 mod deploy;
 mod drain;
+mod faults;
 mod infra;
 mod plugins;
 mod reload;

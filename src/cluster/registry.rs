@@ -106,8 +106,7 @@ impl Cluster {
             self.keys.instances("beats"),
             self.keys.instances("departed"),
         ];
-        let mut command =
-            script::INDEX.with(&keys.each_ref().map(String::as_str), &[&me.to_string(), &rooms.len()]);
+        let mut command = script::INDEX.with(&keys.each_ref().map(String::as_str), &[&me.to_string(), &rooms.len()]);
         for name in rooms.iter().chain(&users) {
             command.arg(*name);
         }

@@ -214,7 +214,12 @@ impl World {
         }
     }
 
-    fn compare(&self, what: &str, known: &BTreeMap<String, BTreeSet<String>>, here: &BTreeMap<String, BTreeSet<String>>) {
+    fn compare(
+        &self,
+        what: &str,
+        known: &BTreeMap<String, BTreeSet<String>>,
+        here: &BTreeMap<String, BTreeSet<String>>,
+    ) {
         let empty = BTreeSet::new();
         for name in known.keys().chain(here.keys()).collect::<BTreeSet<_>>() {
             let (known, here) = (known.get(name).unwrap_or(&empty), here.get(name).unwrap_or(&empty));

@@ -14,18 +14,9 @@ use crate::support::{
     token, until,
 };
 
-
 mod death;
 
-
-
-
-
-
 mod outage;
-
-
-
 
 /// Timings that let a test be short.
 const FAST: &str = "heartbeat = \"500ms\"\nttl = \"1500ms\"\nsweep = \"250ms\"\n";

@@ -5,13 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{FAST, Listener, ROOMS, VANISH, gateway, gateways, ids, instances, member, stats, url};
-use crate::support::{
-    TestClient, eventually,
-    instance::Instance,
-    proxy::FaultProxy,
-    redis::RedisServer,
-    until,
-};
+use crate::support::{TestClient, eventually, instance::Instance, proxy::FaultProxy, redis::RedisServer, until};
 
 fn rooms(n: usize) -> Vec<String> {
     (0..n).map(|n| format!("live:{n}")).collect()
@@ -196,10 +190,7 @@ async fn f2_a_cleaner_that_stops_midway_is_replaced_and_fenced() {
     until("another has finished", async || claims().await.is_empty()).await;
     println!("f2: taken over and finished {:?} after the first stopped", stopped.elapsed());
     cleaners[first].0.cont();
-    until("the first is fenced", async || {
-        cleaners[first].0.metric("wayleave_sweeps_fenced_total").await == 1.0
-    })
-    .await;
+    until("the first is fenced", async || cleaners[first].0.metric("wayleave_sweeps_fenced_total").await == 1.0).await;
     // The stopped one was deposed too, and is back.
     cleaners[first].0.ready().await;
     assert_eq!(stats(&mut newcomer, &rooms[0]).await, Some((2, 2)));
@@ -237,7 +228,8 @@ async fn a12_an_instance_that_dies_and_comes_back_leaves_no_ghost() {
     .await;
     let alive = ids(&redis).await;
     let keys = redis.keys_containing("{i}:").await;
-    let strange = keys.iter().filter(|key| key.contains(":lease:") || key.contains(":rooms:") || key.contains(":users:"));
+    let strange =
+        keys.iter().filter(|key| key.contains(":lease:") || key.contains(":rooms:") || key.contains(":users:"));
     let ghosts: Vec<_> = strange.filter(|key| !alive.iter().any(|id| key.ends_with(id.as_str()))).collect();
     assert_eq!(ghosts, Vec::<&String>::new());
 }

@@ -14,11 +14,7 @@ use super::{
     Crew, FAST, Listener, ROOMS, Random, gateway, gateways, in_order, instances, is_ready, member, stats, trouble,
 };
 use crate::support::{
-    PATIENCE, TestClient, eventually,
-    instance::Instance,
-    proxy::FaultProxy,
-    redis::RedisServer,
-    until,
+    PATIENCE, TestClient, eventually, instance::Instance, proxy::FaultProxy, redis::RedisServer, until,
 };
 
 fn rooms(n: usize) -> Vec<String> {

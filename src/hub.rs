@@ -314,6 +314,7 @@ impl Hub {
     ///
     /// # Errors
     /// Why not; nothing has changed then, and nobody was told.
+    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
     pub fn join(
         &self,
         connection: &Arc<Connection>,

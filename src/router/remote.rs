@@ -52,6 +52,7 @@ impl Recent {
 }
 
 /// What a client is told when Redis did not do something.
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 pub(super) fn refusal(error: BusError) -> Refusal {
     match error {
         BusError::Unknown => Refusal::BUS_UNKNOWN,

@@ -195,6 +195,10 @@ impl Link {
     /// Those of single commands are in the list; this one is the connection's,
     /// and what had been carried out by then is not known.
     pub(super) async fn send(&mut self, commands: Vec<(Cmd, String)>) -> RedisResult<Vec<RedisResult<Value>>> {
+        if commands.is_empty() {
+            // The library takes that for an error.
+            return Ok(Vec::new());
+        }
         match self {
             Self::Single(connection) => {
                 let count = commands.len();

@@ -5,7 +5,7 @@
 //! order ([`pipeline`]), one hears ([`ears`]), one reads and beats ([`heart`]).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -30,9 +30,12 @@ mod link;
 mod membership;
 mod metrics;
 mod pipeline;
+mod queries;
 mod reader;
 mod registry;
 mod script;
+#[cfg(test)]
+mod simulation;
 mod store;
 
 use self::{
@@ -48,7 +51,7 @@ pub use self::{
     ears::Hold,
     metrics::ClusterMetrics,
     pipeline::BusError,
-    registry::{InstanceInfo, MembersPage, SignedIn},
+    registry::{Arrival, InstanceInfo, MembersPage, SignedIn},
     store::{Granted, RecordWrite},
 };
 use crate::{
@@ -74,6 +77,12 @@ pub trait Receiver: Send + Sync + 'static {
 
     /// True if a connection is in a room here.
     fn is_member(&self, room: &str, connection: &str) -> bool;
+
+    /// True if a connection is on its way into a room here.
+    fn is_coming(&self, room: &str, connection: &str) -> bool;
+
+    /// True if a connection is here.
+    fn is_connected(&self, connection: &str) -> bool;
 
     /// The users here with their connections.
     fn users(&self) -> Vec<(UserId, Vec<String>)>;
@@ -109,10 +118,14 @@ pub struct Cluster {
     beaten: Mutex<Option<Instant>>,
     /// When this was found to be another Redis than before.
     renewed: Mutex<Option<Instant>>,
+    /// Connections that are being signed in.
+    arriving: Mutex<HashSet<Box<str>>>,
     /// Leaves that Redis has not confirmed.
     debts: Mutex<Vec<Debt>>,
     /// The last look: who beats.
     look: Mutex<membership::Look>,
+    /// How long each beat had not changed by then.
+    silences: Mutex<HashMap<String, Duration>>,
     /// The last trouble, for those who ask why it is not ready.
     trouble: Mutex<Option<String>>,
     /// What is wrong with the server itself, as the last check has found.
@@ -167,8 +180,10 @@ impl Cluster {
             ears,
             beaten: Mutex::default(),
             renewed: Mutex::default(),
+            arriving: Mutex::default(),
             debts: Mutex::default(),
             look: Mutex::default(),
+            silences: Mutex::default(),
             trouble: Mutex::default(),
             wrong: Mutex::default(),
             counts: Mutex::default(),

@@ -526,6 +526,12 @@ impl Hub {
         self.at(&self.rooms, room).lock().get(room).is_some_and(|room| room.has(id))
     }
 
+    /// True if a connection is on its way into a room.
+    #[must_use]
+    pub fn is_coming(&self, room: &str, id: ConnectionId) -> bool {
+        self.connection(id).is_some_and(|connection| connection.state.lock().joining.contains(room))
+    }
+
     /// The rooms that have members and match.
     #[must_use]
     pub fn rooms_matching(&self, pattern: &Pattern) -> Vec<RoomName> {

@@ -196,13 +196,12 @@ impl Ears {
                     let idle = {
                         // Under the lock: who holds it again is noted again,
                         // behind this.
-                        let mut interest = self.interest.lock();
-                        let idle = interest.take_idle(Instant::now(), BATCH);
-                        cluster.forget(idle.iter().map(|(_, of)| of));
-                        idle
+                        let (mut interest, now) = (self.interest.lock(), Instant::now());
+                        cluster.forget(&interest.take_left(now, BATCH));
+                        interest.take_idle(now, BATCH)
                     };
                     if !idle.is_empty() {
-                        let names: Vec<String> = idle.iter().map(|(topic, _)| topic.to_string()).collect();
+                        let names: Vec<String> = idle.iter().map(ToString::to_string).collect();
                         if let Err(error) = link.unsubscribe(&names).await {
                             return error;
                         }

@@ -192,8 +192,9 @@ impl Heart {
     fn on_seen(&mut self, epoch: String, line: String, look: Look, beats: bool) {
         let me = self.cluster.id();
         self.cluster.metrics.instances.set(i64::try_from(look.beats.len()).unwrap_or(i64::MAX));
-        *self.cluster.look.lock() = look.clone();
         let found = self.observer.look(Instant::now(), &me.to_string(), &look);
+        *self.cluster.silences.lock() = self.observer.silences();
+        *self.cluster.look.lock() = look.clone();
         let current = Some((epoch, line));
         if self.known != current {
             if self.known.is_some() {

@@ -6,7 +6,7 @@
 //! being subscribed waits for the same confirmation.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -17,6 +17,10 @@ use crate::id::BootId;
 
 /// How long a channel is heard after the last one let go.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How long what is left stays noted in Redis. After a failover, the leaves of
+/// the last seconds may be undone: whoever was there is found by that note.
+const NOTED: Duration = Duration::from_secs(60);
 
 /// A channel's name.
 pub(super) type Topic = Arc<str>;
@@ -37,6 +41,10 @@ pub(super) struct Interest {
     wanted: HashSet<Topic>,
     /// Nobody holds them any more, since then.
     idle: HashMap<Topic, Instant>,
+    /// They are not heard any more, since then, and are still noted in Redis.
+    left: HashMap<Topic, (Instant, Of)>,
+    /// The same in their order, and some that are held again.
+    lefts: VecDeque<(Instant, Topic)>,
 }
 
 #[derive(Debug)]
@@ -70,6 +78,7 @@ impl Interest {
         });
         if entry.holders == 0 {
             self.idle.remove(topic);
+            self.left.remove(topic);
         }
         entry.holders += 1;
         if entry.is_heard {
@@ -125,9 +134,9 @@ impl Interest {
         }
     }
 
-    /// At most `max` channels that nobody has held for a while; they are
-    /// forgotten.
-    pub(super) fn take_idle(&mut self, now: Instant, max: usize) -> Vec<(Topic, Of)> {
+    /// At most `max` channels that nobody has held for a while; they need not
+    /// be heard any more.
+    pub(super) fn take_idle(&mut self, now: Instant, max: usize) -> Vec<Topic> {
         let over: Vec<_> = self
             .idle
             .iter()
@@ -139,9 +148,28 @@ impl Interest {
             .filter_map(|topic| {
                 self.idle.remove(&topic);
                 self.wanted.remove(&topic);
-                self.topics.remove(&topic).map(|entry| (topic, entry.of))
+                let entry = self.topics.remove(&topic)?;
+                self.left.insert(Arc::clone(&topic), (now, entry.of));
+                self.lefts.push_back((now, Arc::clone(&topic)));
+                Some(topic)
             })
             .collect()
+    }
+
+    /// Whose channels at most `max` are that were left so long ago that they
+    /// need not be noted any more.
+    pub(super) fn take_left(&mut self, now: Instant, max: usize) -> Vec<Of> {
+        let mut over = Vec::new();
+        while over.len() < max
+            && let Some((since, topic)) = self.lefts.pop_front_if(|(since, _)| now.duration_since(*since) >= NOTED)
+        {
+            if self.left.get(&topic).is_some_and(|(last, _)| *last == since)
+                && let Some((_, of)) = self.left.remove(&topic)
+            {
+                over.push(of);
+            }
+        }
+        over
     }
 
     /// The connection is gone: nothing is heard, and everything is wanted.
@@ -215,6 +243,24 @@ mod tests {
         interest.release(&room, now);
         assert_eq!(interest.take_idle(now + LINGER, 9).len(), 1);
         assert_eq!(interest.len(), 0);
+    }
+
+    #[test]
+    fn what_is_left_stays_noted_for_a_while() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        let now = Instant::now();
+        let leave_at = |interest: &mut Interest, at: Instant| {
+            drop(interest.hold(&room, Of::Room("r".into())));
+            interest.release(&room, at);
+            assert_eq!(interest.take_idle(at + LINGER, 9).len(), 1);
+        };
+        leave_at(&mut interest, now);
+        assert_eq!(interest.take_left(now + NOTED, 9), []);
+        leave_at(&mut interest, now + NOTED / 2);
+        assert_eq!(interest.take_left(now + NOTED + LINGER, 9), [], "somebody was there since");
+        assert_eq!(interest.take_left(now + NOTED / 2 + NOTED + LINGER, 9), [Of::Room("r".into())]);
+        assert_eq!(interest.take_left(now + 9 * NOTED, 9), []);
     }
 
     #[test]

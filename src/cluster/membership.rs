@@ -3,7 +3,8 @@
 //! Pure state, told what was seen and when. An instance is judged by whether
 //! its beat counts on, never by anybody's wall clock, and only time in which
 //! the observer itself was in touch with Redis counts as silence: when Redis
-//! pauses, nobody grows older.
+//! pauses, nobody grows older, and afterwards everybody has the whole time
+//! again to come back.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -46,8 +47,8 @@ pub(super) enum Why {
 #[derive(Debug)]
 pub(super) struct Observer {
     ttl: Duration,
-    /// Longer than this between two looks, and the rest of the gap does not
-    /// count.
+    /// Longer than this between two looks: the observer was out of touch, and
+    /// so may the others have been.
     step: Duration,
     last: Option<Instant>,
     seen: HashMap<(Kind, String), Seen>,
@@ -74,8 +75,12 @@ impl Observer {
 
     /// Takes in a look; returns what is to be done.
     pub(super) fn look(&mut self, now: Instant, me: &str, look: &Look) -> Vec<Finding> {
-        let passed = self.last.map_or(Duration::ZERO, |last| now.duration_since(last)).min(self.step);
+        let mut passed = self.last.map_or(Duration::ZERO, |last| now.duration_since(last));
         self.last = Some(now);
+        if passed > self.step {
+            passed = Duration::ZERO;
+            self.seen.values_mut().for_each(|seen| seen.unchanged = Duration::ZERO);
+        }
         let present = |(kind, name): &(Kind, String)| match kind {
             Kind::Beat => look.beats.contains_key(name),
             Kind::Departed => look.departed.contains_key(name),
@@ -107,6 +112,12 @@ impl Observer {
             }
         }
         findings
+    }
+
+    /// How long each beat has not changed.
+    pub(super) fn silences(&self) -> HashMap<String, Duration> {
+        let beats = self.seen.iter().filter(|((kind, _), _)| *kind == Kind::Beat);
+        beats.map(|((_, instance), seen)| (instance.clone(), seen.unchanged)).collect()
     }
 
     /// How long until somebody could be found silent.
@@ -156,10 +167,21 @@ mod tests {
         // not reached Redis either.
         let back = start + 60 * SECOND;
         assert_eq!(observer.look(back, "me", &beats(&[("a", 1)])), []);
-        for second in 1..4 {
+        for second in 1..6 {
             assert_eq!(observer.look(back + second * SECOND, "me", &beats(&[("a", 1)])), []);
         }
-        assert_eq!(observer.look(back + 4 * SECOND, "me", &beats(&[("a", 1)])).len(), 1);
+        assert_eq!(observer.look(back + 6 * SECOND, "me", &beats(&[("a", 1)])).len(), 1);
+    }
+
+    #[test]
+    fn one_outage_after_the_other_adds_up_to_nothing() {
+        let (mut observer, start) = observer();
+        for n in 0..10 {
+            // Each time it has hardly come back when Redis is away again.
+            let back = start + n * 10 * SECOND;
+            assert_eq!(observer.look(back, "me", &beats(&[("a", 1)])), []);
+            assert_eq!(observer.look(back + 2 * SECOND, "me", &beats(&[("a", 1)])), []);
+        }
     }
 
     #[test]

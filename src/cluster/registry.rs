@@ -32,6 +32,20 @@ pub enum SignedIn {
     Limit,
 }
 
+/// A connection between its signing in and its being here: what Redis has of it
+/// is no stray. Ends when it is dropped.
+#[derive(Debug)]
+pub struct Arrival {
+    cluster: Arc<Cluster>,
+    connection: Box<str>,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.cluster.arriving.lock().remove(&self.connection);
+    }
+}
+
 /// Some members of a room.
 #[derive(Debug, Clone)]
 pub struct MembersPage {
@@ -48,6 +62,9 @@ pub struct InstanceInfo {
     pub id: String,
     /// What it says of itself: a JSON text.
     pub info: String,
+    /// How long its beat had not changed at the last look; None: it was not
+    /// seen then.
+    pub silent: Option<std::time::Duration>,
 }
 
 fn garbled() -> BusError {
@@ -98,8 +115,8 @@ impl Cluster {
         if noted == 1 { Ok(()) } else { Err(BusError::Down) }
     }
 
-    /// What nobody here holds any more.
-    pub(super) fn forget<'o>(&self, of: impl Iterator<Item = &'o Of>) {
+    /// What nobody here has held for long.
+    pub(super) fn forget(&self, of: &[Of]) {
         let me = self.id();
         let [mut rooms, mut users] = ["rooms", "users"].map(|part| {
             let key = self.keys.instance(part, me);
@@ -183,6 +200,13 @@ impl Cluster {
         if debts.len() < DEBTS {
             debts.push(debt);
         }
+    }
+
+    /// A connection is about to be signed in.
+    #[must_use]
+    pub fn arrive(self: &Arc<Self>, connection: &str) -> Arrival {
+        self.arriving.lock().insert(connection.into());
+        Arrival { cluster: Arc::clone(self), connection: connection.into() }
     }
 
     /// Counts a user's new connection against its limit, over all instances.
@@ -286,18 +310,22 @@ impl Cluster {
         Ok(members.into_iter().filter_map(split).collect())
     }
 
-    /// The instances that are alive, as they describe themselves.
+    /// The instances that beat, as they describe themselves.
     ///
     /// # Errors
     /// If Redis does not answer.
     pub async fn instances(&self) -> Result<Vec<InstanceInfo>, BusError> {
-        let key = self.keys.instances("infos");
+        let (beats, key) = (self.beating().await?, self.keys.instances("infos"));
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
-        let infos: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
-        let alive = self.look.lock().beats.clone();
-        let alive = |id: &String| alive.contains_key(id);
-        Ok(infos.into_iter().filter(|(id, _)| alive(id)).map(|(id, info)| InstanceInfo { id, info }).collect())
+        let mut infos: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
+        let silences = self.silences.lock().clone();
+        let info = |instance: InstanceId| {
+            let id = instance.to_string();
+            let (info, silent) = (infos.remove(&id)?, silences.get(&id).copied());
+            Some(InstanceInfo { id, info, silent })
+        };
+        Ok(beats.into_iter().filter_map(info).collect())
     }
 
     /// The runs that beat, as this one saw them last; itself among them.
@@ -317,8 +345,7 @@ impl Cluster {
     /// # Errors
     /// If Redis does not answer.
     pub async fn rooms(&self) -> Result<std::collections::BTreeSet<String>, BusError> {
-        let instances: Vec<InstanceId> = self.look.lock().beats.keys().filter_map(|id| InstanceId::parse(id)).collect();
-        let commands = instances.into_iter().map(|instance| {
+        let commands = self.beating().await?.into_iter().map(|instance| {
             let key = self.keys.instance("rooms", instance);
             let mut command = redis::cmd("SMEMBERS");
             command.arg(&key);
@@ -346,7 +373,8 @@ impl Cluster {
             let commands = rooms.iter().map(|room| set(self.keys.room(room, &format!("of:{me}")))).collect();
             for (room, members) in rooms.iter().zip(self.reader.all(commands).await?) {
                 for connection in parse::<Vec<String>>(members?)? {
-                    if !receiver.is_member(room, &connection) {
+                    // In this order: who comes is in before it is done with that.
+                    if !receiver.is_coming(room, &connection) && !receiver.is_member(room, &connection) {
                         self.exit(room, &connection);
                     }
                 }
@@ -354,12 +382,12 @@ impl Cluster {
         }
         let (command, key) = set(self.keys.instance("users", me));
         let users: Vec<String> = parse(self.reader.one(command, &key).await?)?;
-        let here: std::collections::HashSet<String> =
-            receiver.users().into_iter().flat_map(|(_, connections)| connections).collect();
-        let suffix = format!("@{me}");
+        let me_text = me.to_string();
         for user in users {
             for (connection, instance) in self.connections_of(&user).await? {
-                if suffix[1..] == *instance && !here.contains(&connection) {
+                // In this order: who arrives is here before it is done with that.
+                let is_coming = self.arriving.lock().contains(&*connection);
+                if instance == me_text && !is_coming && !receiver.is_connected(&connection) {
                     self.sign_out_as(me, &user, &connection);
                 }
             }

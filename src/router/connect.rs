@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     auth::BadToken,
-    cluster::{SignedIn, envelope::What},
+    cluster::{Arrival, SignedIn, envelope::What},
     config::{Target, UserLimit},
     generation::Generation,
     hub::{Connection, Kept},
@@ -77,7 +77,7 @@ impl Router {
         let Newcomer { encoding, outbox, .. } = newcomer;
         let mut connection =
             Connection::new(newcomer.id, identity.user.into(), identity.info.into(), *encoding, Arc::clone(outbox));
-        let is_first = self.sign_in(&generation, &mut connection, batch).await?;
+        let (is_first, arrival) = self.sign_in(&generation, &mut connection, batch).await?;
         let connection = Arc::new(connection);
         // Others may speak to its user from the moment that the hub knows it.
         outbox.hold();
@@ -85,6 +85,7 @@ impl Router {
             self.sign_out(&connection);
             return Err(reason);
         }
+        drop(arrival);
         let mut told = Vec::with_capacity(rooms.len());
         for (room, admitted) in rooms {
             let seen = hello.seen.iter().find(|(name, _)| **name == *room).map(|(_, seen)| seen.clone());
@@ -127,21 +128,25 @@ impl Router {
         Ok((connection, identity.expires_at))
     }
 
-    /// Counts a user's connection over all instances. True: it is the first.
+    /// Counts a user's connection over all instances. True: it is the first. The
+    /// arrival must live until the hub has it.
     async fn sign_in(
         self: &Arc<Self>,
         generation: &Arc<Generation>,
         connection: &mut Connection,
         batch: &mut Batch<'_>,
-    ) -> Result<bool, NotConnected> {
+    ) -> Result<(bool, Option<Arrival>), NotConnected> {
         if connection.user.is_empty() {
-            return Ok(false);
+            return Ok((false, None));
         }
-        let Some(cluster) = &self.cluster else { return Ok(self.hub.connections_of(&connection.user).is_empty()) };
+        let Some(cluster) = &self.cluster else {
+            return Ok((self.hub.connections_of(&connection.user).is_empty(), None));
+        };
         let limits = &generation.config.limits;
         batch.flush();
         let hold = cluster.hold_user(&connection.user).await.map_err(refusal)?;
         connection.kept = Kept::new(hold);
+        let arrival = cluster.arrive(&connection.id_text);
         let signed = cluster
             .sign_in(&connection.user, &connection.id_text, limits.connections_per_user, limits.user_limit)
             .await;
@@ -152,7 +157,7 @@ impl Router {
                     let what = What::Close(close.code, close.reason);
                     self.order(generation, &Target::Connection(oldest), &what, 0, batch);
                 }
-                Ok(is_first)
+                Ok((is_first, Some(arrival)))
             }
             Ok(SignedIn::Limit) => Err(Close::CONNECTION_LIMIT.into()),
             Err(error) => {
@@ -235,6 +240,7 @@ impl Router {
         batch: &mut Batch<'_>,
     ) -> Vec<RoomName> {
         let Some(rooms) = self.hub.remove(connection) else { return Vec::new() };
+        self.questions.forget(connection.id);
         let event = EventView { kind: "disconnected", room: "" };
         self.observe(generation, generation.observers(), connection, event, 0, batch);
         self.sign_out(connection);

@@ -72,7 +72,7 @@ impl Router {
     }
 
     /// To a room that keeps nothing, here and elsewhere.
-    fn deliver_live(
+    pub(super) fn deliver_live(
         &self,
         room: &str,
         payload: &Payload,

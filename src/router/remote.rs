@@ -93,6 +93,8 @@ impl Receiver for Remote {
             Body::Presence(changes) => router.on_changes(&changes),
             Body::Record(change) => router.on_record(&change),
             Body::Order(order) if !is_own => router.on_order(&order),
+            Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
+            Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
             _ => {}
         }
     }
@@ -131,6 +133,16 @@ impl Receiver for Remote {
     fn is_member(&self, room: &str, connection: &str) -> bool {
         let Some(router) = self.0.upgrade() else { return false };
         ConnectionId::parse(connection).is_some_and(|id| router.hub.is_in(room, id))
+    }
+
+    fn is_coming(&self, room: &str, connection: &str) -> bool {
+        let Some(router) = self.0.upgrade() else { return false };
+        ConnectionId::parse(connection).is_some_and(|id| router.hub.is_coming(room, id))
+    }
+
+    fn is_connected(&self, connection: &str) -> bool {
+        let Some(router) = self.0.upgrade() else { return false };
+        ConnectionId::parse(connection).is_some_and(|id| router.hub.connection(id).is_some())
     }
 
     fn users(&self) -> Vec<(UserId, Vec<String>)> {
@@ -176,6 +188,8 @@ impl Router {
             "num_users": self.hub.n_users(),
             "num_channels": self.hub.n_rooms(),
             "generation": generation.number,
+            "uptime": self.uptime().as_secs(),
+            "plugins": generation.hashes(),
         })
     }
 

@@ -177,6 +177,14 @@ impl Outbox {
         self.queue.lock().closing.clone()
     }
 
+    /// Takes out what waits, in place of its socket.
+    #[cfg(test)]
+    pub(crate) fn take(&self) -> Vec<Bytes> {
+        let mut queue = self.queue.lock();
+        queue.bytes = 0;
+        std::mem::take(&mut queue.frames).into()
+    }
+
     /// True when nothing more will be written.
     pub(super) fn is_finished(&self) -> bool {
         self.queue.lock().finished

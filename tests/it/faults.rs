@@ -16,16 +16,11 @@ use crate::support::{
 
 
 mod death;
-
-
-
-
-
-
+mod failover;
+mod links;
 mod outage;
-
-
-
+mod partition;
+mod rolling;
 
 /// Timings that let a test be short.
 const FAST: &str = "heartbeat = \"500ms\"\nttl = \"1500ms\"\nsweep = \"250ms\"\n";

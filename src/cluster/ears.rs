@@ -167,8 +167,10 @@ impl Ears {
         };
         *self.echoed.lock() = Instant::now();
         let mut probes = tokio::time::interval(PROBE);
-        probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweeps = tokio::time::interval(SWEEP);
+        for ticks in [&mut probes, &mut sweeps] {
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
         let mut was_up = false;
         loop {
             if let Err(error) = self.catch_up(&mut link, cluster).await {
@@ -181,9 +183,16 @@ impl Ears {
                 receiver.on_hearing();
             }
             let waits = Instant::now();
+            let on_tick = || {
+                if waits.elapsed() > PROBE {
+                    // It is we who stood still; what came meanwhile waits.
+                    *self.echoed.lock() = Instant::now();
+                }
+            };
             tokio::select! {
                 () = self.wake.notified() => {}
                 _ = sweeps.tick() => {
+                    on_tick();
                     let idle = {
                         // Under the lock: who holds it again is noted again,
                         // behind this.
@@ -199,10 +208,7 @@ impl Ears {
                     }
                 }
                 _ = probes.tick() => {
-                    if waits.elapsed() > 2 * PROBE {
-                        // It is we who stood still; what came meanwhile waits.
-                        *self.echoed.lock() = Instant::now();
-                    }
+                    on_tick();
                     if self.echoed.lock().elapsed() > SILENCE {
                         // It may be either direction.
                         cluster.publishing.lock().cancel();

@@ -14,9 +14,13 @@ use crate::support::{
     token, until,
 };
 
-mod death;
 
+mod death;
+mod failover;
+mod links;
 mod outage;
+mod partition;
+mod rolling;
 
 /// Timings that let a test be short.
 const FAST: &str = "heartbeat = \"500ms\"\nttl = \"1500ms\"\nsweep = \"250ms\"\n";
@@ -35,7 +39,7 @@ outbox = "64MiB"
 match = "live:*"
 publish = "anyone"
 presence = true
-join_leave = true
+join_leave = "users"
 [[rooms]]
 match = "plain:*"
 publish = "anyone"
@@ -49,6 +53,9 @@ recovery = true
 
 /// An instance in this process, with these lines of `[bus]` and `[cluster]`.
 async fn gateway(bus: &str, name: &str, cluster: &str) -> TestGateway {
+    if std::env::var_os("TEST_LOG").is_some() {
+        let _other_test = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).try_init();
+    }
     let config = format!("[bus]\nkind = \"redis\"\n{bus}\n[cluster]\nname = \"{name}\"\n{cluster}\n{ROOMS}");
     let gateway = TestGateway::start(&config).await;
     is_ready(&gateway).await;
@@ -94,7 +101,14 @@ async fn ids(redis: &RedisServer) -> Vec<String> {
     redis::from_redis_value(redis.command(&["HKEYS", "wayleave:1:{i}:beats"]).await).unwrap()
 }
 
+/// That of the only one.
+async fn only_id(redis: &RedisServer) -> String {
+    until("it beats", async || ids(redis).await.len() == 1).await;
+    ids(redis).await.remove(0)
+}
+
 /// What a watcher is told of comings and goings: `+user room`, `-user room`.
+/// Who has no user watches.
 type Comings = Vec<String>;
 
 /// A client that takes in what comes, beside the test.
@@ -175,10 +189,12 @@ fn coming(push: &Value) -> Option<String> {
         (_, Some(leave)) => ('-', &leave["info"]),
         (None, None) => return None,
     };
-    Some(format!("{sign}{} {}", info["user"].as_str()?, push["channel"].as_str()?))
+    let user = info["user"].as_str().filter(|user| !user.is_empty())?;
+    Some(format!("{sign}{user} {}", push["channel"].as_str()?))
 }
 
-/// Connections and users in a room, as a client is told; None: not now.
+/// Connections and users in a room, as a member is told; None: not now. All
+/// who have no user count as one.
 async fn stats(client: &mut TestClient, room: &str) -> Option<(u64, u64)> {
     let reply = client.try_ask("presence_stats", json!({ "channel": room }), PATIENCE).await.ok()?;
     let stats = reply.get("presence_stats")?;

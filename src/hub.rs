@@ -267,8 +267,9 @@ impl Hub {
     }
 
     /// Lets a member that was held hear the room: `greeting` first, then what
-    /// came meanwhile and stands behind `position`. False: too much came, or it
-    /// has left.
+    /// came meanwhile and stands behind `position`. False: too much came, or
+    /// not all of what lies between it and where the others stand, or it has
+    /// left.
     pub fn release(
         &self,
         connection: &Connection,
@@ -281,20 +282,13 @@ impl Hub {
         let mut rooms = self.at(&self.rooms, room).lock();
         let Some(room) = rooms.get_mut(room) else { return false };
         let is_alone = room.members().len() == 1;
-        match &mut room.position {
-            // Another epoch is found by the next message, or by a look.
-            Some(known) if known.epoch != position.epoch || known.offset >= position.offset => {}
-            // Members that were here before hear what lies between as it
-            // comes, or as it is repaired.
-            Some(_) if !is_alone => {}
-            known => *known = Some(position.clone()),
-        }
+        let known = room.position.clone();
         let Some(member) = room.member_mut(connection.id) else { return false };
-        let Stand::Held(waiting) = std::mem::take(&mut member.stand) else { return false };
-        if waiting.is_over {
-            member.stand = Stand::Held(waiting);
+        let Stand::Held(waiting) = &mut member.stand else { return false };
+        if waiting.is_over || known.is_some_and(|known| !waiting.bridges(position, &known)) {
             return false;
         }
+        let waiting = std::mem::take(waiting);
         member.stand = Stand::Positioned(position.offset);
         if !is_positioned {
             member.stand = Stand::Live;
@@ -305,6 +299,13 @@ impl Hub {
         let Waiting { frames, .. } = waiting;
         for (_, frame) in frames.iter().filter(|(offset, _)| *offset == 0 || *offset > position.offset) {
             put(&member.outbox, frame, batch);
+        }
+        match &mut room.position {
+            Some(known) if known.offset >= position.offset => {}
+            // Members that were here before hear what lies between as it
+            // comes, or as it is repaired.
+            Some(_) if !is_alone => {}
+            known => *known = Some(position.clone()),
         }
         true
     }
@@ -431,17 +432,26 @@ impl Hub {
         self.at(&self.rooms, room).lock().get(room)?.position.clone()
     }
 
-    /// Members have heard everything up to `position`, or never will. Those who
-    /// would notice are returned if `is_lost`.
-    pub fn set_position(&self, room: &str, position: &Position, is_lost: bool) -> Vec<Arc<Connection>> {
+    /// Members have heard everything up to `to`, or, if it `is_lost`, never will.
+    /// Those who would notice are returned: then all who stand somewhere, else
+    /// those who were told more when they came. None: the room does not stand
+    /// at `from` any more, and nothing has changed.
+    pub fn move_position(
+        &self,
+        room: &str,
+        from: &Position,
+        to: &Position,
+        is_lost: bool,
+    ) -> Option<Vec<Arc<Connection>>> {
         let mut rooms = self.at(&self.rooms, room).lock();
-        let Some(room) = rooms.get_mut(room) else { return Vec::new() };
-        room.position = Some(position.clone());
-        let notices = |member: &&Member| matches!(member.stand, Stand::Positioned(_));
-        if is_lost {
-            return room.members().iter().filter(notices).map(|member| Arc::clone(&member.connection)).collect();
+        let room = rooms.get_mut(room)?;
+        if room.position.as_ref() != Some(from) {
+            return None;
         }
-        Vec::new()
+        room.position = Some(to.clone());
+        let notices =
+            |member: &&Member| matches!(member.stand, Stand::Positioned(offset) if is_lost || offset > to.offset);
+        Some(room.members().iter().filter(notices).map(|member| Arc::clone(&member.connection)).collect())
     }
 
     /// The rooms with members that stand somewhere in a history.

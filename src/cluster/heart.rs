@@ -54,9 +54,9 @@ struct Heart {
     observer: Observer,
     /// Which Redis it was: another one must be told everything anew.
     known: Option<(String, String)>,
-    /// Everything must be registered, as soon as nobody cleans up after the
-    /// instance that we were before.
-    must_refill: Option<InstanceId>,
+    /// Everything must be registered, as soon as nothing is left of the instances
+    /// that we were before.
+    must_refill: bool,
     /// What takes longer than a beat may wait. Ends with the heart.
     work: JoinSet<Work>,
     is_refilling: bool,
@@ -74,7 +74,7 @@ pub(super) async fn run(cluster: Arc<Cluster>, receiver: Arc<dyn Receiver>, stop
         receiver,
         observer,
         known: None,
-        must_refill: None,
+        must_refill: false,
         work: JoinSet::new(),
         is_refilling: false,
         is_checking: false,
@@ -101,14 +101,14 @@ impl Heart {
         let now = Instant::now();
         // One that is deaf is cut off, whatever it can still write.
         let is_hearing = self.cluster.ears.is_up();
-        let beats = is_hearing && (now >= self.next_beat || self.must_refill.is_some());
+        let beats = is_hearing && (now >= self.next_beat || self.must_refill);
         match self.beat(beats).await {
             Ok(Beat::Deposed) => {
                 let before = self.cluster.id();
                 self.cluster.generation.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 *self.cluster.beaten.lock() = None;
                 self.cluster.metrics.deposed.inc();
-                self.must_refill = Some(before);
+                self.must_refill = true;
                 self.next_beat = now;
                 tracing::warn!(instance = %before, "the others had taken this instance for dead; registering anew");
                 return Duration::from_millis(10);
@@ -129,6 +129,7 @@ impl Heart {
                 if matches!(error, BusError::Refused(_)) {
                     self.check_after(CHECK_SOON * sweep);
                 }
+                self.observer.lose_touch();
                 return spread(sweep / 8, sweep / 4);
             }
         }
@@ -192,27 +193,25 @@ impl Heart {
     fn on_seen(&mut self, epoch: String, line: String, look: Look, beats: bool) {
         let me = self.cluster.id();
         self.cluster.metrics.instances.set(i64::try_from(look.beats.len()).unwrap_or(i64::MAX));
-        let found = self.observer.look(Instant::now(), &me.to_string(), &look);
-        *self.cluster.silences.lock() = self.observer.silences();
         *self.cluster.look.lock() = look.clone();
+        let mut found = self.observer.look(Instant::now(), &me.to_string(), &look);
+        *self.cluster.silences.lock() = self.observer.silences();
+        let (has_been, before_me) = look.before(me);
+        found.extend(before_me);
         let current = Some((epoch, line));
         if self.known != current {
             if self.known.is_some() {
                 tracing::warn!("this is another Redis than before, or it has lost its data; registering anew");
-                self.must_refill.get_or_insert(me);
+                self.must_refill = true;
                 *self.cluster.renewed.lock() = Some(Instant::now());
             }
             self.known = current;
         }
         // One that does not beat is seen by nobody, and nobody would clean up
         // after it.
-        if let Some(before) = self.must_refill
-            && beats
-            && !self.is_refilling
-            && (before == me || !look.claims.contains_key(&before.to_string()))
-        {
+        if self.must_refill && beats && !self.is_refilling && !has_been {
             self.is_refilling = true;
-            self.must_refill = None;
+            self.must_refill = false;
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
             self.work.spawn(async move { Work::Refill(refill(&cluster, &*receiver).await) });
         }
@@ -232,7 +231,7 @@ impl Heart {
                 self.is_refilling = false;
                 if let Err(error) = result {
                     tracing::warn!(%error, "could not register everything; trying again");
-                    self.must_refill.get_or_insert(self.cluster.id());
+                    self.must_refill = true;
                 }
             }
             Work::Check => {

@@ -10,6 +10,8 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
 
+use crate::id::InstanceId;
+
 /// How long a cleaning up may stand still before another takes it over.
 const CLAIM_STALL: Duration = Duration::from_secs(3);
 
@@ -23,6 +25,22 @@ pub(super) struct Look {
     pub(super) departed: HashMap<String, String>,
     /// Who is being cleaned up after, and how far that is.
     pub(super) claims: HashMap<String, String>,
+}
+
+impl Look {
+    /// What there is of an instance's earlier generations: true if they are not
+    /// cleaned up after, and those of whom a Redis that failed over has
+    /// forgotten that they are over. Nobody knows it better than the instance.
+    pub(super) fn before(&self, me: InstanceId) -> (bool, Vec<Finding>) {
+        let was_me = |name: &String| {
+            InstanceId::parse(name).is_some_and(|id| id.boot == me.boot && id.generation < me.generation)
+        };
+        let beating = self.beats.iter().filter(|(name, _)| was_me(name));
+        let finding =
+            |(name, beat): (&String, &String)| Finding { instance: name.clone(), seen: beat.clone(), why: Why::Silent };
+        let found: Vec<Finding> = beating.map(finding).collect();
+        (!found.is_empty() || self.claims.keys().any(was_me), found)
+    }
 }
 
 /// Something to be done.
@@ -76,11 +94,11 @@ impl Observer {
     /// Takes in a look; returns what is to be done.
     pub(super) fn look(&mut self, now: Instant, me: &str, look: &Look) -> Vec<Finding> {
         let mut passed = self.last.map_or(Duration::ZERO, |last| now.duration_since(last));
-        self.last = Some(now);
         if passed > self.step {
             passed = Duration::ZERO;
-            self.seen.values_mut().for_each(|seen| seen.unchanged = Duration::ZERO);
+            self.lose_touch();
         }
+        self.last = Some(now);
         let present = |(kind, name): &(Kind, String)| match kind {
             Kind::Beat => look.beats.contains_key(name),
             Kind::Departed => look.departed.contains_key(name),
@@ -118,6 +136,12 @@ impl Observer {
     pub(super) fn silences(&self) -> HashMap<String, Duration> {
         let beats = self.seen.iter().filter(|((kind, _), _)| *kind == Kind::Beat);
         beats.map(|((_, instance), seen)| (instance.clone(), seen.unchanged)).collect()
+    }
+
+    /// Redis could not be asked: nor could the others show that they live.
+    pub(super) fn lose_touch(&mut self) {
+        self.last = None;
+        self.seen.values_mut().for_each(|seen| seen.unchanged = Duration::ZERO);
     }
 
     /// How long until somebody could be found silent.
@@ -174,6 +198,20 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_does_not_come_gives_everybody_the_whole_time_again() {
+        let (mut observer, start) = observer();
+        let look = |observer: &mut Observer, second| observer.look(start + second * SECOND, "me", &beats(&[("a", 1)]));
+        for second in 0..6 {
+            assert_eq!(look(&mut observer, second), []);
+        }
+        observer.lose_touch();
+        for second in 6..12 {
+            assert_eq!(look(&mut observer, second), [], "at {second} s");
+        }
+        assert_eq!(look(&mut observer, 12).len(), 1);
+    }
+
+    #[test]
     fn one_outage_after_the_other_adds_up_to_nothing() {
         let (mut observer, start) = observer();
         for n in 0..10 {
@@ -199,6 +237,19 @@ mod tests {
         }
         let found = observer.look(start + 12 * SECOND, "me", &claim(9));
         assert_eq!(found, [Finding { instance: "a".into(), seen: "token:9".into(), why: Why::Stalled }]);
+    }
+
+    #[test]
+    fn an_instance_finds_those_that_it_was_before() {
+        let id = |generation| InstanceId { boot: crate::id::BootId(7), generation };
+        let (first, second, third) = (id(1).to_string(), id(2).to_string(), id(3).to_string());
+        let other = "0000000000000008.1";
+        let look = beats(&[(&first, 5), (&third, 1), (other, 9)]);
+        let finding = Finding { instance: first.clone(), seen: "5".into(), why: Why::Silent };
+        assert_eq!(look.before(id(3)), (true, vec![finding]));
+        assert_eq!(look.before(id(1)), (false, vec![]));
+        let claims = HashMap::from([(second, "t:1".to_owned())]);
+        assert_eq!(Look { claims, ..beats(&[(&third, 1)]) }.before(id(3)), (true, vec![]));
     }
 
     #[test]

@@ -49,6 +49,12 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// True if all that lies between two positions waits here.
+    pub(super) fn bridges(&self, from: &Position, to: &Position) -> bool {
+        let between = self.frames.iter().filter(|(offset, _)| *offset > from.offset && *offset <= to.offset);
+        from.epoch == to.epoch && between.count() as u64 == to.offset.saturating_sub(from.offset)
+    }
+
     pub(super) fn put(&mut self, offset: u64, frame: &Bytes, max: usize) {
         if self.is_over || self.bytes + frame.len() > max {
             *self = Self { is_over: true, ..Self::default() };

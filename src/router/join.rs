@@ -209,6 +209,8 @@ impl Router {
         joined.position = entry.recovery.then(|| reading.position());
         let frame = greeting.frame(connection, room, &joined);
         if !self.hub.release(connection, room, &reading.position(), frame.as_ref(), entry.recovery, batch) {
+            // Perhaps those who are here hear another history than there is.
+            self.repair(room);
             return Err(leave(Refusal::BUS_DOWN, batch));
         }
         Ok(joined)

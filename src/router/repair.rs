@@ -72,25 +72,34 @@ impl Router {
             let Some(at) = self.hub.position(room) else { return true };
             let range = Range::Forward { since: Some(at.offset), limit: RECOVERY_MAX };
             let Ok(reading) = self.read(room, range, keep).await else { return false };
+            let top = reading.position();
+            // While it was read, the room may have moved on, or been left and
+            // entered again: then this tells nothing of it.
             if !reading.continues(&at.epoch, at.offset) {
-                self.lost(room, &reading.position());
-                return true;
+                if self.lost(room, &at, &top, true) {
+                    return true;
+                }
+                continue;
             }
-            if reading.epoch != at.epoch {
-                // The same messages up to here, under another name.
-                let position = Position { epoch: Arc::clone(&reading.epoch), offset: at.offset };
-                self.hub.set_position(room, &position, false);
+            // The same messages up to here, perhaps under another name; what
+            // came behind them there is lost.
+            let from = Position { epoch: Arc::clone(&reading.epoch), offset: at.offset };
+            if from != at && !self.lost(room, &at, &from, false) {
+                continue;
             }
             let Some(last) = reading.messages.last().map(|kept| kept.offset) else {
-                if reading.top > at.offset {
-                    // They were there and are not kept any more.
-                    self.lost(room, &reading.position());
+                // They were there and are not kept any more?
+                if reading.top <= at.offset || self.lost(room, &from, &top, true) {
+                    return true;
                 }
-                return true;
+                continue;
             };
             if !self.deliver_read(room, &reading) {
-                self.lost(room, &reading.position());
-                return true;
+                let Some(at) = self.hub.position(room) else { return true };
+                if self.lost(room, &at, &top, true) {
+                    return true;
+                }
+                continue;
             }
             if last >= reading.top {
                 return true;
@@ -124,17 +133,20 @@ impl Router {
         true
     }
 
-    /// Tells those who count on it that messages are lost to them; they come
-    /// back by themselves and ask for what there is.
-    fn lost(self: &Arc<Self>, room: &RoomName, position: &Position) {
+    /// Tells those who count on it that messages are lost to them, all or those
+    /// who were ahead of the room; they come back by themselves and ask for what
+    /// there is. False: the room does not stand there any more.
+    fn lost(self: &Arc<Self>, room: &RoomName, from: &Position, to: &Position, to_all: bool) -> bool {
         let generation = self.generation();
         let mut batch = Batch::new(&self.flusher);
-        for connection in self.hub.set_position(room, position, true) {
+        let Some(connections) = self.hub.move_position(room, from, to, to_all) else { return false };
+        for connection in connections {
             self.metrics.cluster.unrepaired.inc();
             let push = Push::YouLeft { room, code: codes::INSUFFICIENT_STATE, reason: "insufficient state" };
             let own = connection.encoding.push(&push);
             self.take_out(&generation, &connection, room, Some(own), 0, &mut batch);
         }
+        true
     }
 
     /// Compares where all rooms stand with what is kept, now and then, and

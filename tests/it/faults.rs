@@ -14,7 +14,6 @@ use crate::support::{
     token, until,
 };
 
-
 mod death;
 mod failover;
 mod links;

@@ -232,7 +232,11 @@ impl Client {
             }
             Note::Lost(room) => {
                 self.trace(|| format!("is told that something in {room} is lost to it"));
-                self.seats.get_mut(room.as_str()).unwrap().place = Place::Out;
+                let seat = self.seats.get_mut(room.as_str()).unwrap();
+                // If it has asked to leave, that is answered as well.
+                if seat.place == Place::In {
+                    seat.place = Place::Out;
+                }
             }
             Note::Published(data, is_kept) => {
                 if !is_kept && let Some(unsure) = self.keys.get(&data) {

@@ -246,7 +246,7 @@ pub(super) struct Instance {
 struct Heart {
     observer: Observer,
     known: Option<(String, String)>,
-    must_refill: Option<InstanceId>,
+    must_refill: bool,
     is_refilling: bool,
     next_beat: Duration,
 }
@@ -811,7 +811,7 @@ impl Instance {
         let mut heart = Heart {
             observer: Observer::new(TTL, SWEEP),
             known: None,
-            must_refill: None,
+            must_refill: false,
             is_refilling: false,
             next_beat: self.runtime.now(),
         };
@@ -825,7 +825,7 @@ impl Instance {
                     for result in ended.into_iter().flatten() {
                         heart.is_refilling = false;
                         if result.is_err() {
-                            heart.must_refill.get_or_insert(self.id());
+                            heart.must_refill = true;
                         }
                     }
                 }
@@ -838,14 +838,14 @@ impl Instance {
     async fn step(self: &Rc<Self>, heart: &mut Heart) -> Duration {
         let now = self.runtime.now();
         let is_hearing = self.is_up.get();
-        let counts = is_hearing && (now >= heart.next_beat || heart.must_refill.is_some());
+        let counts = is_hearing && (now >= heart.next_beat || heart.must_refill);
         let fresh = self.fresh_epoch();
         match self.one(Command::Beat { me: self.me(), fresh, counts }).await {
             Ok(Answer::Deposed) => {
                 let before = self.id();
                 self.runtime.trace(|| format!("{} was taken for dead as {before}", self.name()));
                 self.generation.set(before.generation + 1);
-                heart.must_refill = Some(before);
+                heart.must_refill = true;
                 heart.next_beat = now;
                 return Duration::from_millis(10);
             }
@@ -857,7 +857,10 @@ impl Instance {
                 let look = Look { beats: map(beats), departed: map(departed), claims: map(claims) };
                 self.on_seen(heart, (epoch, line), &look, counts);
             }
-            _ => return self.runtime.spread(SWEEP / 8, SWEEP / 4),
+            _ => {
+                heart.observer.lose_touch();
+                return self.runtime.spread(SWEEP / 8, SWEEP / 4);
+            }
         }
         if !is_hearing {
             return Duration::from_millis(50);
@@ -869,20 +872,18 @@ impl Instance {
     fn on_seen(self: &Rc<Self>, heart: &mut Heart, current: (String, String), look: &Look, counts: bool) {
         let me = self.id();
         let mut found = heart.observer.look(self.runtime.instant(), &me.to_string(), look);
+        let (has_been, before_me) = look.before(me);
+        found.extend(before_me);
         found.sort_by(|one, other| one.instance.cmp(&other.instance));
         if heart.known.as_ref() != Some(&current) {
             if heart.known.is_some() {
-                heart.must_refill.get_or_insert(me);
+                heart.must_refill = true;
             }
             heart.known = Some(current);
         }
-        if let Some(before) = heart.must_refill
-            && counts
-            && !heart.is_refilling
-            && (before == me || !look.claims.contains_key(&before.to_string()))
-        {
+        if heart.must_refill && counts && !heart.is_refilling && !has_been {
             heart.is_refilling = true;
-            heart.must_refill = None;
+            heart.must_refill = false;
             let instance = Rc::clone(self);
             self.spawn(async move {
                 instance.runtime.trace(|| format!("{} refills as {}", instance.name(), instance.id()));
@@ -1126,6 +1127,7 @@ impl Instance {
         let position = reading.position();
         let frame = joined(Some(position.clone()), head, recovered);
         if !self.hub.release(connection, room, &position, Some(&frame), true, &mut self.batch()) {
+            self.repair(room);
             return Err(leave(BusError::Down));
         }
         Ok(())
@@ -1188,23 +1190,29 @@ impl Instance {
             let Some(at) = self.hub.position(room) else { return true };
             let range = Range::Forward { since: Some(at.offset), limit: RECOVERY_MAX };
             let Ok((reading, _)) = self.read(room, range).await else { return false };
+            let top = reading.position();
             if !reading.continues(&at.epoch, at.offset) {
-                self.lost(room, &reading.position());
-                return true;
+                if self.lost(room, &at, &top, true) {
+                    return true;
+                }
+                continue;
             }
-            if reading.epoch != at.epoch {
-                let position = Position { epoch: Arc::clone(&reading.epoch), offset: at.offset };
-                self.hub.set_position(room, &position, false);
+            let from = Position { epoch: Arc::clone(&reading.epoch), offset: at.offset };
+            if from != at && !self.lost(room, &at, &from, false) {
+                continue;
             }
             let Some(last) = reading.messages.last().map(|kept| kept.offset) else {
-                if reading.top > at.offset {
-                    self.lost(room, &reading.position());
+                if reading.top <= at.offset || self.lost(room, &from, &top, true) {
+                    return true;
                 }
-                return true;
+                continue;
             };
             if !self.deliver_read(room, &reading) {
-                self.lost(room, &reading.position());
-                return true;
+                let Some(at) = self.hub.position(room) else { return true };
+                if self.lost(room, &at, &top, true) {
+                    return true;
+                }
+                continue;
             }
             if last >= reading.top {
                 return true;
@@ -1224,12 +1232,14 @@ impl Instance {
         true
     }
 
-    fn lost(self: &Rc<Self>, room: &str, position: &Position) {
-        for connection in self.hub.set_position(room, position, true) {
+    fn lost(self: &Rc<Self>, room: &str, from: &Position, to: &Position, to_all: bool) -> bool {
+        let Some(connections) = self.hub.move_position(room, from, to, to_all) else { return false };
+        for connection in connections {
             let session = self.sessions.borrow().get(&connection.id).cloned();
             let own = session.map(|session| session.frame(Note::Lost(room.to_owned())));
             self.take_out(&connection, room, own);
         }
+        true
     }
 
     async fn watch_positions(self: Rc<Self>) {

@@ -4,14 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{FAST, Listener, ROOMS, VANISH, gateway, gateways, ids, instances, only_id, member, stats, url};
-use crate::support::{
-    TestClient, eventually,
-    instance::Instance,
-    proxy::FaultProxy,
-    redis::RedisServer,
-    until,
-};
+use super::{FAST, Listener, ROOMS, VANISH, gateway, gateways, ids, instances, member, only_id, stats, url};
+use crate::support::{TestClient, eventually, instance::Instance, proxy::FaultProxy, redis::RedisServer, until};
 
 fn rooms(n: usize) -> Vec<String> {
     (0..n).map(|n| format!("live:{n}")).collect()
@@ -193,10 +187,7 @@ async fn f2_a_cleaner_that_stops_midway_is_replaced_and_fenced() {
     assert!(!left.is_empty(), "it was done too soon for this test");
     // Somebody new comes while it is being cleaned up.
     let mut newcomer = member(&d.url(), "u0", &rooms[..1]).await;
-    until("another has finished", async || {
-        claims().await.is_empty()
-    })
-    .await;
+    until("another has finished", async || claims().await.is_empty()).await;
     println!("f2: taken over and finished {:?} after the first stopped", stopped.elapsed());
     cleaners[first].0.cont();
     until("the first is fenced", async || {
@@ -242,7 +233,8 @@ async fn a12_an_instance_that_dies_and_comes_back_leaves_no_ghost() {
     .await;
     let alive = ids(&redis).await;
     let keys = redis.keys_containing("{i}:").await;
-    let strange = keys.iter().filter(|key| key.contains(":lease:") || key.contains(":rooms:") || key.contains(":users:"));
+    let strange =
+        keys.iter().filter(|key| key.contains(":lease:") || key.contains(":rooms:") || key.contains(":users:"));
     let ghosts: Vec<_> = strange.filter(|key| !alive.iter().any(|id| key.ends_with(id.as_str()))).collect();
     assert_eq!(ghosts, Vec::<&String>::new());
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Crew, FAST, gateway, is_ready, finish, follow, member, publish, stats, trouble};
+use super::{Crew, FAST, finish, follow, gateway, is_ready, member, publish, stats, trouble};
 use crate::support::{
     NoAnswer, PATIENCE, TestClient, TestGateway,
     checker::Log,

@@ -129,7 +129,8 @@ async fn f9_a_stopped_instance_that_redis_gives_up_finds_what_it_missed() {
     came.dedup();
     let missing = in_order(&came, N + 1) as f64;
     // Those that were sent while it came back are numbered N too.
-    let extra = a.metric("wayleave_messages_total").await - 2.0 * N as f64
+    let extra = a.metric("wayleave_messages_total").await
+        - 2.0 * N as f64
         - listener.data("plain:1").iter().filter(|data| data["n"] == json!(N)).count() as f64;
     println!(
         "f9: {missing} of {N} missing in the live room, 0 in the other, {repaired:?} after it went on; \
@@ -223,8 +224,12 @@ async fn r23_a_slow_path_keeps_the_order() {
     while start.elapsed() < Duration::from_secs(2) {
         // Nobody waits for an answer: they are under way together.
         for _ in 0..10 {
-            client.say(&json!({ "id": 1000 + sent, "publish": { "channel": "kept:1", "data": sent } }).to_string()).await;
-            client.say(&json!({ "id": 9000 + sent, "publish": { "channel": "plain:1", "data": sent } }).to_string()).await;
+            client
+                .say(&json!({ "id": 1000 + sent, "publish": { "channel": "kept:1", "data": sent } }).to_string())
+                .await;
+            client
+                .say(&json!({ "id": 9000 + sent, "publish": { "channel": "plain:1", "data": sent } }).to_string())
+                .await;
             sent += 1;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -258,10 +258,8 @@ async fn f5_joins_while_redis_restarts_are_there_or_were_refused() {
     is_ready(&b).await;
     let stopped = Instant::now();
     for (room, n) in counts.iter().enumerate() {
-        until("the registry is as the model", async || {
-            stats(&mut asker, &all[room]).await == Some((n + 1, n + 1))
-        })
-        .await;
+        until("the registry is as the model", async || stats(&mut asker, &all[room]).await == Some((n + 1, n + 1)))
+            .await;
     }
     println!("f5: as the model {:?} later", stopped.elapsed());
 }

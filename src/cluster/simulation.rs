@@ -118,8 +118,13 @@ impl World {
         if !matches!(command, Command::Publish { .. } | Command::Beat { .. } | Command::Read { .. }) {
             self.runtime.trace(|| format!("redis: {command:?} -> {answer:?}"));
         }
-        for wrong in &effects.wrong {
-            self.wrong(wrong.clone());
+        // Who registers everything anew once this is over may suffer it.
+        for (who, by) in &effects.robbed {
+            let instances = self.instances.borrow();
+            let owner = instances.iter().find(|instance| instance.id().to_string() == *by);
+            if owner.is_some_and(|owner| !owner.must_refill.get()) {
+                self.wrong(format!("{who} was registered by {by} and taken out with who it was before"));
+            }
         }
         if let Some((message, before)) = &effects.appended
             && self.before.borrow_mut().insert(message.clone(), before.clone()).is_some()

@@ -239,6 +239,8 @@ pub(super) struct Instance {
     /// Work that ended; None: a cleaning up.
     ended: RefCell<VecDeque<Option<Result<(), BusError>>>>,
     has_ended: Notify,
+    /// Of the heart: everything must be registered.
+    pub(super) must_refill: Cell<bool>,
     pub(super) is_stopping: Cell<bool>,
 }
 
@@ -246,7 +248,6 @@ pub(super) struct Instance {
 struct Heart {
     observer: Observer,
     known: Option<(String, String)>,
-    must_refill: bool,
     is_refilling: bool,
     next_beat: Duration,
 }
@@ -301,6 +302,7 @@ impl Instance {
             holds: RefCell::default(),
             ended: RefCell::default(),
             has_ended: Notify::new(),
+            must_refill: Cell::new(false),
             is_stopping: Cell::new(false),
         });
         // `Starter::start`, and `watch_positions` of repair.rs.
@@ -811,7 +813,6 @@ impl Instance {
         let mut heart = Heart {
             observer: Observer::new(TTL, SWEEP),
             known: None,
-            must_refill: false,
             is_refilling: false,
             next_beat: self.runtime.now(),
         };
@@ -825,7 +826,7 @@ impl Instance {
                     for result in ended.into_iter().flatten() {
                         heart.is_refilling = false;
                         if result.is_err() {
-                            heart.must_refill = true;
+                            self.must_refill.set(true);
                         }
                     }
                 }
@@ -838,14 +839,14 @@ impl Instance {
     async fn step(self: &Rc<Self>, heart: &mut Heart) -> Duration {
         let now = self.runtime.now();
         let is_hearing = self.is_up.get();
-        let counts = is_hearing && (now >= heart.next_beat || heart.must_refill);
+        let counts = is_hearing && (now >= heart.next_beat || self.must_refill.get());
         let fresh = self.fresh_epoch();
         match self.one(Command::Beat { me: self.me(), fresh, counts }).await {
             Ok(Answer::Deposed) => {
                 let before = self.id();
                 self.runtime.trace(|| format!("{} was taken for dead as {before}", self.name()));
                 self.generation.set(before.generation + 1);
-                heart.must_refill = true;
+                self.must_refill.set(true);
                 heart.next_beat = now;
                 return Duration::from_millis(10);
             }
@@ -877,13 +878,13 @@ impl Instance {
         found.sort_by(|one, other| one.instance.cmp(&other.instance));
         if heart.known.as_ref() != Some(&current) {
             if heart.known.is_some() {
-                heart.must_refill = true;
+                self.must_refill.set(true);
             }
             heart.known = Some(current);
         }
-        if heart.must_refill && counts && !heart.is_refilling && !has_been {
+        if self.must_refill.get() && counts && !heart.is_refilling && !has_been {
             heart.is_refilling = true;
-            heart.must_refill = false;
+            self.must_refill.set(false);
             let instance = Rc::clone(self);
             self.spawn(async move {
                 instance.runtime.trace(|| format!("{} refills as {}", instance.name(), instance.id()));

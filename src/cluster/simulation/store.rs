@@ -172,7 +172,9 @@ pub(super) struct Effects {
     pub(super) published: Vec<(String, String)>,
     /// A message and the one before it, if there is one.
     pub(super) appended: Option<(String, Option<String>)>,
-    pub(super) wrong: Vec<String>,
+    /// Members that were taken out with a dead instance, and who had registered
+    /// them since.
+    pub(super) robbed: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -355,7 +357,7 @@ impl State {
                 let mut taken = Vec::new();
                 for id in ids {
                     if let Some(by) = known.entered.get(&id).filter(|by| *by != dead) {
-                        effects.wrong.push(format!("{id} of {by} was reaped from {room} with {dead}"));
+                        effects.robbed.push((format!("{id} in {room}"), by.clone()));
                     }
                     if let Some((value, is_last)) = known.take_out(dead, &id, &format!("r:{room}"), effects) {
                         taken.push((is_last, value));

@@ -273,8 +273,11 @@ impl Ears {
             && origin != self.me
         {
             let topic = std::str::from_utf8(&topic).unwrap_or_default();
-            let missing = self.interest.lock().count(topic, origin, publication.stream, publication.n);
-            self.metrics.missed.inc_by(missing);
+            match self.interest.lock().count(topic, origin, publication.stream, publication.n) {
+                Some(missing) => drop(self.metrics.missed.inc_by(missing)),
+                // A connection that was given up may still have carried it.
+                None => return self.metrics.dropped("late"),
+            }
         }
         receiver.on_frame(origin, body, position);
     }

@@ -185,16 +185,20 @@ impl Interest {
         self.wanted.is_empty()
     }
 
-    /// Notes a message's count; returns how many are missing before it.
-    pub(super) fn count(&mut self, topic: &str, origin: BootId, stream: u32, n: u64) -> u64 {
-        let Some(entry) = self.topics.get_mut(topic) else { return 0 };
+    /// Notes a message's count; returns how many are missing before it. None:
+    /// it comes late, behind its successors, and would break their order.
+    pub(super) fn count(&mut self, topic: &str, origin: BootId, stream: u32, n: u64) -> Option<u64> {
+        let Some(entry) = self.topics.get_mut(topic) else { return Some(0) };
         if let Some((_, known, last)) = entry.counts.iter_mut().find(|(boot, ..)| *boot == origin) {
-            let missing = if *known == stream { n.saturating_sub(*last + 1) } else { 0 };
+            if *known == stream && n <= *last {
+                return None;
+            }
+            let missing = if *known == stream { n - *last - 1 } else { 0 };
             (*known, *last) = (stream, n);
-            return missing;
+            return Some(missing);
         }
         entry.counts.push((origin, stream, n));
-        0
+        Some(0)
     }
 
     /// Channels that are held or linger.
@@ -282,10 +286,11 @@ mod tests {
         let room = topic("r");
         drop(interest.hold(&room, Of::Instances));
         let (a, b) = (BootId(1), BootId(2));
-        assert_eq!(interest.count("r", a, 1, 5), 0, "what came before we listened is not missed");
-        assert_eq!(interest.count("r", b, 1, 1), 0);
-        assert_eq!(interest.count("r", a, 1, 6), 0);
-        assert_eq!(interest.count("r", a, 1, 9), 2);
-        assert_eq!(interest.count("r", a, 2, 1), 0, "a new count");
+        assert_eq!(interest.count("r", a, 1, 5), Some(0), "what came before we listened is not missed");
+        assert_eq!(interest.count("r", b, 1, 1), Some(0));
+        assert_eq!(interest.count("r", a, 1, 6), Some(0));
+        assert_eq!(interest.count("r", a, 1, 9), Some(2));
+        assert_eq!(interest.count("r", a, 1, 7), None, "too late, and counted as missing");
+        assert_eq!(interest.count("r", a, 2, 1), Some(0), "a new count");
     }
 }

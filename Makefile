@@ -11,12 +11,14 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
 FUZZ_SECONDS ?= 120
+SECONDS ?= 60
+SEED ?= $(shell date +%s)
 PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
 
-.PHONY: help run cluster test lint bench bench-cluster fuzz setup build plugins test-rust test-plugins test-clients test-browser
+.PHONY: help run cluster test lint bench bench-cluster fuzz chaos setup build plugins test-rust test-plugins test-clients test-browser
 
 help:
 	sed -n 's/^## //p' Makefile
@@ -58,6 +60,11 @@ fuzz: setup
 		echo "== fuzzing $$target for $(FUZZ_SECONDS) s"
 		$(CARGO) +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
 	done
+
+## make chaos    three gateways and Redis under random faults (SECONDS=60, SEED=any)
+chaos: setup
+	echo "== chaos"
+	env SECONDS=$(SECONDS) SEED=$(SEED) $(CARGO) test --quiet --test it -- --ignored --exact faults::chaos::chaos --nocapture
 
 setup:
 	tests/setup

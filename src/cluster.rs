@@ -450,12 +450,14 @@ async fn keep_writing(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
+    let mut former = None;
     loop {
         let lost = CancellationToken::new();
         match cluster.wiring.connect(role, Some(link::tell_end(&lost))).await {
             Ok(mut link) => {
                 let since = Instant::now();
                 let written = async {
+                    link.succeed(&mut former).await?;
                     if role == "write" {
                         link.load_scripts().await?;
                         cluster.pay_debts(&mut link, &*receiver).await?;

@@ -36,6 +36,13 @@ pub(super) fn tell_end(lost: &CancellationToken) -> OnPush {
     })
 }
 
+/// How a server calls a connection.
+#[derive(Debug)]
+pub(super) struct Former {
+    id: String,
+    address: String,
+}
+
 /// Knows how to connect.
 #[derive(Debug, Clone)]
 pub(super) struct Wiring {
@@ -245,6 +252,31 @@ impl Link {
                 Ok(results.into_iter().map(|result| result.unwrap_or_else(|| Err(lost()))).collect())
             }
         }
+    }
+
+    /// Takes the place of a connection that was given up: what it had sent and
+    /// Redis has not read yet would otherwise be carried out behind what this
+    /// one sends. In a cluster each node has connections of its own, and this
+    /// is not done.
+    pub(super) async fn succeed(&mut self, former: &mut Option<Former>) -> RedisResult<()> {
+        let Self::Single(connection) = self else { return Ok(()) };
+        if let Some(Former { id, address }) = former {
+            let mut kill = redis::cmd("CLIENT");
+            // Another server may have given the number to somebody else.
+            kill.arg("KILL").arg("ID").arg(&*id).arg("ADDR").arg(&*address);
+            match connection.send_packed_command(&kill).await.and_then(each) {
+                Ok(_) => {}
+                Err(error) if error.code().is_some() => tracing::debug!(%error, "a former connection is not ended"),
+                Err(error) => return Err(error),
+            }
+        }
+        let mut info = redis::cmd("CLIENT");
+        info.arg("INFO");
+        let info = connection.send_packed_command(&info).await.and_then(each);
+        let info = info.and_then(|value| Ok(redis::from_redis_value::<String>(value)?)).unwrap_or_default();
+        let field = |name: &str| info.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned);
+        *former = field("id=").zip(field("addr=")).map(|(id, address)| Former { id, address });
+        Ok(())
     }
 
     /// From here on a server does not answer what is sent with

@@ -14,12 +14,18 @@ use crate::support::{
     token, until,
 };
 
+
+mod chaos;
 mod death;
 mod failover;
 mod links;
+mod messages;
+mod model;
+mod modes;
 mod outage;
 mod partition;
 mod rolling;
+mod wrong;
 
 /// Timings that let a test be short.
 const FAST: &str = "heartbeat = \"500ms\"\nttl = \"1500ms\"\nsweep = \"250ms\"\n";

@@ -212,7 +212,7 @@ async fn r21_connections_that_flap_back_off() {
 async fn r23_a_slow_path_keeps_the_order() {
     let redis = RedisServer::start().await;
     let proxy = FaultProxy::start(redis.address()).await;
-    let b = gateway(&format!("url = \"{}\"", proxy.url()), "b", "").await;
+    let b = gateway(&format!("url = \"{}\"", proxy.url()), "b", FAST).await;
     let [a] = gateways::<1>(&redis).await;
     let rooms = ["kept:1".to_owned(), "plain:1".to_owned()];
     let (on_a, on_b) = (member(&a.url(), "", &rooms).await, member(&b.url(), "", &rooms).await);

@@ -49,6 +49,18 @@ impl Instance {
         instance
     }
 
+    /// What one says that does not start.
+    pub async fn refused(config: &str, redis_url: Option<&str>, name: &str) -> String {
+        let (folder, port) = (tempfile::tempdir().unwrap(), ReservedPort::new());
+        let (file, output) = (folder.path().join("config.toml"), folder.path().join("output"));
+        std::fs::write(&file, complete(config, redis_url, name, port.address())).unwrap();
+        let arguments = ["run", "--config", file.to_str().unwrap()].map(str::to_owned);
+        let mut process = Process::start(name, env!("CARGO_BIN_EXE_wayleave"), &arguments, &output);
+        let status = process.end(PATIENCE).await;
+        assert!(!status.success(), "{}", process.output());
+        process.output()
+    }
+
     /// Writes its config file; it takes that over by itself, or at a restart.
     pub fn configure(&self, text: &str) {
         std::fs::write(self.folder.path().join("config.toml"), text).unwrap();

@@ -480,6 +480,13 @@ impl Instance {
 
     fn settle_debts(self: &Rc<Self>) {
         for debt in self.take_debts() {
+            // Who comes back may have been entered before this in the queue.
+            if let Debt::Exit(_, room, id) = &debt
+                && self.is_coming(room, id)
+            {
+                self.debts.borrow_mut().push(debt);
+                continue;
+            }
             let command = debt.command();
             self.put(command, self.or_owe(debt));
         }
@@ -933,7 +940,12 @@ impl Instance {
             // `clean_rooms`
             let mut left = rooms.clone();
             while !left.is_empty() {
-                let reap = |room: &String| Command::ReapRoom { dead: dead.clone(), room: room.clone(), most: MEMBERS };
+                let reap = |room: &String| Command::ReapRoom {
+                    dead: dead.clone(),
+                    room: room.clone(),
+                    most: MEMBERS,
+                    order: Vec::new(),
+                };
                 let answers = self.many(left.iter().map(reap).collect()).await?;
                 let is_more = |answer: &Answer| matches!(answer, Answer::Reaped(n, _) if *n > 0);
                 left = left.into_iter().zip(answers).filter(|(_, answer)| is_more(answer)).map(|(room, _)| room).collect();

@@ -14,8 +14,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Cmd, Value};
-use tokio::{sync::Notify, time::Instant};
+use redis::{Cmd, RedisResult, Value};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod backoff;
@@ -30,6 +30,7 @@ mod link;
 mod membership;
 mod metrics;
 mod pipeline;
+mod queries;
 mod reader;
 mod registry;
 mod script;
@@ -42,7 +43,7 @@ use self::{
     ears::Ears,
     envelope::{Body, Changes, Frame, Member},
     keys::Keys,
-    link::Wiring,
+    link::{Link, Wiring},
     pipeline::{Done, Pipeline},
     reader::Reader,
 };
@@ -109,8 +110,8 @@ pub struct Cluster {
     pipeline: Pipeline,
     /// Messages that nobody answers, on a connection of their own.
     publisher: Pipeline,
-    /// Nothing that is published comes back.
-    is_broken: Notify,
+    /// Cancelled to end the connection that publishes.
+    publishing: Mutex<CancellationToken>,
     ears: Arc<Ears>,
     reader: Reader,
     /// When the last beat was answered; None: never, or taken for dead since.
@@ -123,8 +124,12 @@ pub struct Cluster {
     debts: Mutex<Vec<Debt>>,
     /// The last look: who beats.
     look: Mutex<membership::Look>,
+    /// How long each beat had not changed by then.
+    silences: Mutex<HashMap<String, Duration>>,
     /// The last trouble, for those who ask why it is not ready.
     trouble: Mutex<Option<String>>,
+    /// What is wrong with the server itself, as the last check has found.
+    wrong: Mutex<Option<String>>,
     /// Counts what is sent to each room.
     counts: Mutex<HashMap<Box<str>, (Instant, u32, u64)>>,
     streams: AtomicU32,
@@ -171,14 +176,16 @@ impl Cluster {
             keys,
             pipeline,
             publisher,
-            is_broken: Notify::new(),
+            publishing: Mutex::default(),
             ears,
             beaten: Mutex::default(),
             renewed: Mutex::default(),
             arriving: Mutex::default(),
             debts: Mutex::default(),
             look: Mutex::default(),
+            silences: Mutex::default(),
             trouble: Mutex::default(),
+            wrong: Mutex::default(),
             counts: Mutex::default(),
             streams: AtomicU32::new(u32::from_le_bytes(crate::id::random_bytes())),
             deliveries: AtomicU64::new(1),
@@ -218,6 +225,9 @@ impl Cluster {
     /// None if this instance can be used for everything; else why not.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
+        if let Some(wrong) = self.wrong.lock().clone() {
+            return Some(wrong);
+        }
         let beats = self.beaten.lock().is_some_and(|at| at.elapsed() < self.config.ttl);
         if beats && self.ears.is_up() {
             return None;
@@ -339,16 +349,66 @@ impl Cluster {
         (value, frame(vec![member.into()], Vec::new()))
     }
 
-    /// Tries all that is not confirmed once more.
-    fn settle_debts(self: &Arc<Self>) {
-        for debt in std::mem::take(&mut *self.debts.lock()) {
+    /// What is not confirmed and still to be done: who has come back since is
+    /// not taken out.
+    fn take_debts(&self, receiver: &dyn Receiver) -> Vec<Debt> {
+        let mut debts = std::mem::take(&mut *self.debts.lock());
+        debts.retain(|debt| match debt {
+            Debt::Exit { room, connection, .. } => !receiver.is_member(room, connection),
+            Debt::SignOut { .. } => true,
+        });
+        debts
+    }
+
+    /// Tries all that is not confirmed once more, behind what waits.
+    fn settle_debts(self: &Arc<Self>, receiver: &dyn Receiver) {
+        for debt in self.take_debts(receiver) {
             match debt {
                 Debt::Exit { room, connection, instance } => self.exit_as(instance, &room, &connection),
                 Debt::SignOut { user, connection, instance } => self.sign_out_as(instance, &user, &connection),
             }
         }
     }
+
+    /// Does all that is not confirmed before anything else: who left and comes
+    /// back waits already.
+    async fn pay_debts(&self, link: &mut Link, receiver: &dyn Receiver) -> RedisResult<()> {
+        let debts = self.take_debts(receiver);
+        let mut debts = debts.as_slice();
+        while !debts.is_empty() {
+            let (now, later) = debts.split_at(debts.len().min(DEBTS_AT_ONCE));
+            let answers = match link.send(now.iter().map(|debt| self.paying(debt)).collect()).await {
+                Ok(answers) => answers,
+                Err(error) => {
+                    debts.iter().for_each(|debt| self.owe(debt.clone()));
+                    return Err(error);
+                }
+            };
+            for (debt, answer) in now.iter().zip(answers) {
+                match (debt, answer) {
+                    (debt, Err(_)) => self.owe(debt.clone()),
+                    (Debt::SignOut { user, .. }, Ok(Value::Int(1))) => receiver.on_user_gone(user),
+                    (_, Ok(_)) => {}
+                }
+            }
+            debts = later;
+        }
+        Ok(())
+    }
+
+    fn paying(&self, debt: &Debt) -> (Cmd, String) {
+        match debt {
+            Debt::Exit { room, connection, instance } => self.exiting(*instance, room, connection),
+            Debt::SignOut { user, connection, instance } => self.signing_out(*instance, user, connection),
+        }
+    }
 }
+
+/// Debts that are paid in one go.
+const DEBTS_AT_ONCE: usize = 1_000;
+
+/// A connection that has lasted this long was a good one.
+const LASTING: Duration = Duration::from_secs(1);
 
 /// What has to be running; consumed by [`Starter::start`].
 #[derive(Debug)]
@@ -368,8 +428,9 @@ impl Starter {
         stop: &CancellationToken,
     ) {
         let Self { writes, frames } = self;
-        tasks.spawn(keep_writing(Arc::clone(cluster), writes, "write", stop.clone()));
-        tasks.spawn(keep_writing(Arc::clone(cluster), frames, "publish", stop.clone()));
+        for (queue, role) in [(writes, "write"), (frames, "publish")] {
+            tasks.spawn(keep_writing(Arc::clone(cluster), Arc::clone(receiver), queue, role, stop.clone()));
+        }
         let probing = Arc::clone(cluster);
         let own = cluster.keys.instance_topic(cluster.boot);
         let probe = move |n| probing.publish(own.clone(), Body::Probe(n));
@@ -381,23 +442,39 @@ impl Starter {
 }
 
 /// Writes what waits, on one connection after the other.
-async fn keep_writing(cluster: Arc<Cluster>, mut queue: pipeline::Queue, role: &'static str, stop: CancellationToken) {
+async fn keep_writing(
+    cluster: Arc<Cluster>,
+    receiver: Arc<dyn Receiver>,
+    mut queue: pipeline::Queue,
+    role: &'static str,
+    stop: CancellationToken,
+) {
     let mut backoff = Backoff::default();
-    let never = Notify::new();
-    let broken = if role == "publish" { &cluster.is_broken } else { &never };
     loop {
-        match cluster.wiring.connect(role, None).await {
+        let lost = CancellationToken::new();
+        match cluster.wiring.connect(role, Some(link::tell_end(&lost))).await {
             Ok(mut link) => {
-                if role == "write" {
-                    cluster.settle_debts();
-                }
-                match queue.run(&mut link, broken, &stop).await {
+                let since = Instant::now();
+                let written = async {
+                    if role == "write" {
+                        link.load_scripts().await?;
+                        cluster.pay_debts(&mut link, &*receiver).await?;
+                    } else {
+                        *cluster.publishing.lock() = lost.clone();
+                    }
+                    queue.run(&mut link, &lost, &stop).await
+                };
+                match written.await {
                     Ok(()) => return,
                     Err(error) => {
                         tracing::warn!(%error, role, "a connection to Redis is lost");
                         *cluster.trouble.lock() = Some(error.to_string());
                         cluster.metrics.lost_link(role);
-                        backoff.reset();
+                        // One that takes us in and does nothing, such as one
+                        // that is loading, is not asked faster.
+                        if since.elapsed() > LASTING {
+                            backoff.reset();
+                        }
                     }
                 }
             }

@@ -16,7 +16,7 @@ use crate::{
     metrics::Metrics,
     plugin::{Lookup, MemoryStore, PluginHost, kv::KvStore},
     protocol::Close,
-    reload::{Reloader, Watcher},
+    reload::{Outcome, Reloader, Watcher},
     router::{Alone, HubLookup, Remote, Router, SharedLookup, SharedStore, SharedTurn, Surroundings, Ticker, Turn},
     session::flusher::Flusher,
 };
@@ -78,10 +78,23 @@ impl Gateway {
         let router = Arc::new(Router::new(hub, Arc::clone(&flusher), metrics, Arc::new(generation), surroundings));
         if let (Some(cluster), Some(starter)) = (&cluster, starter) {
             let receiver: Arc<dyn Receiver> = Arc::new(Remote(Arc::downgrade(&router)));
+            tracing::info!(instance = %boot, name = cluster.name(), "one of a cluster");
             starter.start(cluster, &receiver, &tasks, &end);
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
         }
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
+        let reloading = Arc::downgrade(&reloader);
+        router.reload_with(move || {
+            let reloader = reloading.upgrade();
+            Box::pin(async move {
+                let Some(reloader) = reloader else { return Err("this instance ends".to_owned()) };
+                match reloader.reload("the server API").await {
+                    Outcome::Replaced(generation) => Ok(generation),
+                    Outcome::Unchanged => Ok(reloader.running().number),
+                    Outcome::Failed(reason) => Err(reason),
+                }
+            })
+        });
         for shard in 0..flusher.shards() {
             tasks.spawn(Arc::clone(&flusher).run(shard, end.clone()));
         }

@@ -25,6 +25,7 @@ use tower_service::Service;
 
 use crate::{reload::Reloader, router::Router, session};
 
+mod api;
 mod pages;
 
 /// The head of a request, in bytes. Browsers send far less.
@@ -36,6 +37,9 @@ const HEADERS_MAX: usize = 64;
 /// How long a connection may live that is not upgraded. A scrape or a page
 /// takes moments, and the page's event stream comes back by itself.
 const HTTP_MAX: Duration = Duration::from_secs(60);
+
+/// How long the last answer may take once the instance ends.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// How long the accept loop rests when the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -98,23 +102,18 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        let connection = serve_connection(&builder, stream, routes.clone(), guard);
-        let stop = web.stop.clone();
-        web.tasks.spawn(async move {
-            tokio::select! {
-                () = connection => {}
-                () = stop.cancelled() => {}
-            }
-        });
+        web.tasks.spawn(serve_connection(&builder, stream, routes.clone(), guard, web.stop.clone()));
     }
 }
 
-/// One connection's HTTP; ends when it is upgraded, closed, or too slow.
+/// One connection's HTTP; ends when it is upgraded, closed, or too slow. A
+/// request that is being answered when its time comes is still answered.
 fn serve_connection(
     builder: &http1::Builder,
     stream: TcpStream,
     routes: Routes,
     guard: Arc<Open>,
+    stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&guard));
@@ -123,9 +122,22 @@ fn serve_connection(
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     async move {
-        if let Ok(Err(error)) = tokio::time::timeout(HTTP_MAX, connection).await {
-            tracing::debug!(%error, "an HTTP connection ended early");
+        tokio::pin!(connection);
+        let patience = tokio::select! {
+            ended = &mut connection => return log_end(ended),
+            () = tokio::time::sleep(HTTP_MAX) => HTTP_MAX,
+            () = stop.cancelled() => LAST_ANSWER,
+        };
+        connection.as_mut().graceful_shutdown();
+        if let Ok(ended) = tokio::time::timeout(patience, connection).await {
+            log_end(ended);
         }
+    }
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended early");
     }
 }
 
@@ -135,7 +147,8 @@ fn routes(web: Web) -> Routes {
         .route("/connection/websocket", get(upgrade))
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics));
+        .route("/metrics", get(metrics))
+        .merge(api::routes());
     if generation.config.server.try_page {
         routes = routes.merge(pages::routes());
     }
@@ -143,8 +156,13 @@ fn routes(web: Web) -> Routes {
 }
 
 /// Whether a load balancer should send clients here.
-async fn ready(State(web): State<Web>) -> impl IntoResponse {
-    if web.stop.is_cancelled() { (StatusCode::SERVICE_UNAVAILABLE, "draining\n") } else { (StatusCode::OK, "ready\n") }
+async fn ready(State(web): State<Web>) -> Response<Body> {
+    let trouble = web.router.cluster.as_ref().and_then(|cluster| cluster.trouble());
+    match trouble {
+        _ if web.stop.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {trouble}\n")).into_response(),
+        None => "ready\n".into_response(),
+    }
 }
 
 async fn metrics(State(web): State<Web>) -> Response<Body> {

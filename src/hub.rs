@@ -315,6 +315,7 @@ impl Hub {
     ///
     /// # Errors
     /// Why not; nothing has changed then, and nobody was told.
+    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
     pub fn join(
         &self,
         connection: &Arc<Connection>,
@@ -448,9 +449,8 @@ impl Hub {
             return None;
         }
         room.position = Some(to.clone());
-        let notices = |member: &&Member| {
-            matches!(member.stand, Stand::Positioned(offset) if is_lost || offset > to.offset)
-        };
+        let notices =
+            |member: &&Member| matches!(member.stand, Stand::Positioned(offset) if is_lost || offset > to.offset);
         Some(room.members().iter().filter(notices).map(|member| Arc::clone(&member.connection)).collect())
     }
 

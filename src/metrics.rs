@@ -21,6 +21,12 @@ use crate::{
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ApiLabels {
+    method: &'static str,
+    code: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct HookLabels {
     plugin: String,
     hook: &'static str,
@@ -69,6 +75,7 @@ pub struct Metrics {
     closes: Family<CodeLabel, Counter>,
     commands: Family<KindLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
+    api_calls: Family<ApiLabels, Counter>,
     /// Messages of clients and plugins that were taken for delivery.
     pub published: Counter,
     /// Frames put into outboxes by messages.
@@ -111,6 +118,7 @@ impl Metrics {
             closes: Family::default(),
             commands: Family::default(),
             refusals: Family::default(),
+            api_calls: Family::default(),
             published: Counter::default(),
             deliveries: Counter::default(),
             actions_failed: Counter::default(),
@@ -132,6 +140,7 @@ impl Metrics {
         registry.register("closes", "Ended connections by close code", m.closes.clone());
         registry.register("commands", "Commands of clients by kind", m.commands.clone());
         registry.register("refusals", "Error replies by code", m.refusals.clone());
+        registry.register("api_calls", "Calls of the server API by method and error code", m.api_calls.clone());
         registry.register("messages", "Messages taken for delivery", m.published.clone());
         registry.register("deliveries", "Frames put into outboxes by messages", m.deliveries.clone());
         registry.register("actions_failed", "Actions of plugins that could not be performed", m.actions_failed.clone());
@@ -173,6 +182,13 @@ impl Metrics {
     pub fn refused(&self, code: u32) {
         let code = if (400..=1999).contains(&code) { 400 } else { code };
         self.refusals.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    /// The server API was called; code 0: it succeeded. The method is empty
+    /// when the key was wrong.
+    pub fn api_called(&self, method: &'static str, code: u32) {
+        let code = if (400..=1999).contains(&code) { 400 } else { code };
+        self.api_calls.get_or_create(&ApiLabels { method, code }).inc();
     }
 
     /// A reload ended.

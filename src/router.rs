@@ -29,21 +29,27 @@ use crate::{
 };
 
 mod actions;
+mod api;
 mod connect;
 mod deliver;
 mod join;
 mod limits;
 mod presence;
+mod queries;
 pub mod records;
 mod remote;
 mod repair;
+mod requests;
 mod shared;
 mod tick;
 
 pub use self::{
+    api::{Act, Acted, Message, Reloading},
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
+    queries::{ConnectionsPage, InstanceReport, Known, MembersList},
     remote::Remote,
+    requests::{Gathered, Given},
     shared::{SharedLookup, SharedStore, SharedTurn},
     tick::{Alone, Ticker, Turn},
 };
@@ -107,6 +113,10 @@ pub struct Router {
     pub tasks: TaskTracker,
     /// Cancelled when the instance begins to end.
     pub stop: CancellationToken,
+    /// What is asked of clients and instances.
+    questions: requests::Questions,
+    /// What the server API needs beside.
+    service: api::Service,
 }
 
 /// What a router is a part of.
@@ -173,6 +183,8 @@ impl Router {
             known: presence::Known::default(),
             tasks,
             stop,
+            questions: requests::Questions::default(),
+            service: api::Service::default(),
         }
     }
 
@@ -245,9 +257,22 @@ impl Router {
         data: Option<&str>,
         batch: &mut Batch<'_>,
     ) -> Result<String, Refusal> {
-        let generation = self.generation.load();
+        if method == requests::ANSWER {
+            return self.on_client_answer(from, data);
+        }
         let info = from.info();
         let caller = Caller { connection: &from.id_text, user: &from.user, info: &info };
+        self.call_as(caller, method, data, batch)
+    }
+
+    fn call_as(
+        self: &Arc<Self>,
+        caller: Caller<'_>,
+        method: &str,
+        data: Option<&str>,
+        batch: &mut Batch<'_>,
+    ) -> Result<String, Refusal> {
+        let generation = self.generation.load();
         let payload = Payload::Text(data.unwrap_or("null").to_owned());
         for plugin in generation.callees() {
             match plugin.answer(caller, method, &payload) {

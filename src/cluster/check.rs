@@ -19,7 +19,18 @@ pub(super) fn is_final(error: &RedisError) -> bool {
 
 /// Checks what must hold before anything is done.
 pub(super) async fn at_start(link: &mut Link, keys: &Keys) -> anyhow::Result<()> {
-    for trouble in look(link, keys).await? {
+    let troubles = match look(link, keys).await {
+        Ok(troubles) => troubles,
+        Err(error) if is_final(&error) => {
+            anyhow::bail!("this Redis does not let us do what we must: {error}; see its ACL");
+        }
+        Err(error) => {
+            // It is loading, or fails over just now.
+            tracing::warn!(%error, "Redis could not be checked; starting all the same");
+            return Ok(());
+        }
+    };
+    for trouble in troubles {
         match trouble {
             Trouble::Final(text) => anyhow::bail!(text),
             Trouble::Passing(text) | Trouble::Risk(text) => tracing::warn!("{text}"),

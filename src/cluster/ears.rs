@@ -19,7 +19,7 @@ use super::{
     backoff::Backoff,
     envelope::{self, Body, Frame, Unread},
     interest::{Held, Interest, Of, Topic},
-    link::{Link, OnPush, Wiring},
+    link::{self, Link, OnPush, Wiring},
     metrics::ClusterMetrics,
 };
 use crate::id::BootId;
@@ -31,7 +31,7 @@ const BATCH: usize = 512;
 const PROBE: Duration = Duration::from_millis(800);
 
 /// How long it may stay silent before the connection is given up.
-const SILENCE: Duration = Duration::from_millis(2800);
+const SILENCE: Duration = Duration::from_millis(2200);
 
 /// How long to wait after Redis did not take a note.
 const RETRY: Duration = Duration::from_millis(50);
@@ -125,13 +125,18 @@ impl Ears {
             // Held for good: nobody lets go of them.
             drop(self.interest.lock().hold(&topic.into(), Of::Instances));
         }
-        let on_push: OnPush = {
-            let (ears, receiver) = (Arc::clone(&self), Arc::clone(&receiver));
-            Arc::new(move |push| ears.on_push(push, &*receiver))
-        };
         while !stop.is_cancelled() {
+            let lost = CancellationToken::new();
+            let on_push: OnPush = {
+                let (ears, receiver, on_end) = (Arc::clone(&self), Arc::clone(&receiver), link::tell_end(&lost));
+                Arc::new(move |push| match push.kind {
+                    PushKind::Disconnection => on_end(push),
+                    _ => ears.on_push(push, &*receiver),
+                })
+            };
             let end = tokio::select! {
                 end = self.hear(&wiring, &cluster, &on_push, &*receiver, &probe, &mut backoff) => end,
+                () = lost.cancelled() => std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into(),
                 () = stop.cancelled() => return,
             };
             self.is_up.store(false, Ordering::Relaxed);
@@ -163,6 +168,9 @@ impl Ears {
         *self.echoed.lock() = Instant::now();
         let mut probes = tokio::time::interval(PROBE);
         let mut sweeps = tokio::time::interval(SWEEP);
+        for ticks in [&mut probes, &mut sweeps] {
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
         let mut was_up = false;
         loop {
             if let Err(error) = self.catch_up(&mut link, cluster).await {
@@ -174,9 +182,17 @@ impl Ears {
                 self.is_up.store(true, Ordering::Relaxed);
                 receiver.on_hearing();
             }
+            let waits = Instant::now();
+            let on_tick = || {
+                if waits.elapsed() > PROBE {
+                    // It is we who stood still; what came meanwhile waits.
+                    *self.echoed.lock() = Instant::now();
+                }
+            };
             tokio::select! {
                 () = self.wake.notified() => {}
                 _ = sweeps.tick() => {
+                    on_tick();
                     let idle = {
                         // Under the lock: who holds it again is noted again,
                         // behind this.
@@ -192,9 +208,10 @@ impl Ears {
                     }
                 }
                 _ = probes.tick() => {
+                    on_tick();
                     if self.echoed.lock().elapsed() > SILENCE {
                         // It may be either direction.
-                        cluster.is_broken.notify_waiters();
+                        cluster.publishing.lock().cancel();
                         let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing comes back from Redis");
                         return silent.into();
                     }
@@ -232,12 +249,6 @@ impl Ears {
     }
 
     fn on_push(&self, push: PushInfo, receiver: &dyn Receiver) {
-        if push.kind == PushKind::Disconnection {
-            // The connection's task is ending; ours finds out by the next
-            // command, and at once by this.
-            *self.echoed.lock() = Instant::now().checked_sub(2 * SILENCE).unwrap_or_else(Instant::now);
-            return;
-        }
         if !matches!(push.kind, PushKind::Message | PushKind::SMessage) {
             return;
         }

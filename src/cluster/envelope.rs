@@ -49,8 +49,6 @@ pub enum Body<'a> {
     Record(#[serde(borrow)] Change<'a>),
     /// The path there and back works.
     Probe(u64),
-    /// Whoever has these plugins' sources or files loads them anew.
-    Reload,
 }
 
 /// A message in a room. Its name stands once more in each frame, since a
@@ -164,7 +162,7 @@ pub enum What<'a> {
 }
 
 /// A question.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ask<'a> {
     /// Repeated in answers.
     pub id: u64,
@@ -176,20 +174,93 @@ pub struct Ask<'a> {
 }
 
 /// What can be asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question<'a> {
-    /// Each client of a target is sent this JSON text and answers for itself.
-    Clients(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>),
-    /// The rooms with members here that match a pattern, with their counts.
+    /// Each client of these targets is sent a JSON text and answers for itself.
+    Clients {
+        /// Targets as they are written in the config.
+        #[serde(borrow)]
+        to: Vec<Cow<'a, str>>,
+        /// Who is not asked.
+        #[serde(borrow)]
+        except: Vec<Cow<'a, str>>,
+        /// A JSON text.
+        #[serde(borrow)]
+        data: Cow<'a, str>,
+    },
+    /// Something is to be done; the answer says what became of it.
+    Do(#[serde(borrow)] Deed<'a>),
+    /// The members here of rooms that are not registered and match a pattern.
     Rooms(#[serde(borrow)] Cow<'a, str>),
-    /// The connections here of a user, or all; at most this many.
-    Connections(#[serde(borrow)] Cow<'a, str>, u32),
-    /// How the instance is.
-    Info,
+    /// The connections here.
+    Connections {
+        /// Only those of this user; empty: all.
+        #[serde(borrow)]
+        user: Cow<'a, str>,
+        /// Only those with greater ids.
+        #[serde(borrow)]
+        behind: Cow<'a, str>,
+        /// At most this many.
+        limit: u32,
+    },
+    /// What the instance's plugins say to this method with this JSON text.
+    Call(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>),
+    /// Config and plugins are to be loaded anew.
+    Reload,
+}
+
+/// Something to be done with connections of which somebody waits to hear that
+/// it is done.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Deed<'a> {
+    /// Targets as they are written in the config.
+    #[serde(borrow)]
+    pub to: Vec<Cow<'a, str>>,
+    /// With whom it is not done.
+    #[serde(borrow)]
+    pub except: Vec<Cow<'a, str>>,
+    /// Only with connections of this user; empty: of any.
+    #[serde(borrow)]
+    pub user: Cow<'a, str>,
+    /// What.
+    #[serde(borrow)]
+    pub what: What<'a>,
+    /// JSON beside the member in the room that it joins, or empty.
+    #[serde(borrow)]
+    pub info: Cow<'a, str>,
+    /// JSON that it is told as it joins, or empty.
+    #[serde(borrow)]
+    pub data: Cow<'a, str>,
+    /// What it has seen of the room that it joins: an offset and its epoch.
+    #[serde(borrow)]
+    pub since: Option<(u64, Cow<'a, str>)>,
+}
+
+impl Deed<'_> {
+    /// One that outlives its frame.
+    #[must_use]
+    pub fn into_owned(self) -> Deed<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let all = |texts: Vec<Cow<'_, str>>| texts.into_iter().map(own).collect();
+        Deed {
+            to: all(self.to),
+            except: all(self.except),
+            user: own(self.user),
+            what: match self.what {
+                What::Join(room) => What::Join(own(room)),
+                What::Leave(room) => What::Leave(own(room)),
+                What::Close(code, reason) => What::Close(code, own(reason)),
+                What::SetInfo(info) => What::SetInfo(own(info)),
+            },
+            info: own(self.info),
+            data: own(self.data),
+            since: self.since.map(|(offset, epoch)| (offset, own(epoch))),
+        }
+    }
 }
 
 /// Answers to a question.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Answers<'a> {
     /// The question's.
     pub id: u64,
@@ -202,6 +273,8 @@ pub struct Answers<'a> {
     pub awaited: Vec<Cow<'a, str>>,
     /// Nothing more comes from this instance.
     pub is_last: bool,
+    /// There would have been more than may be asked or answered.
+    pub is_cut: bool,
 }
 
 /// A document of a room changed.

@@ -22,8 +22,12 @@ const STEP: usize = 64;
 /// Members that one script takes out.
 const MEMBERS: usize = 256;
 
-/// How often the server itself is looked at for what could go wrong.
-const CHECK: Duration = Duration::from_secs(30);
+/// In how many sweeps the server itself is looked at once for what could go
+/// wrong.
+const CHECK: u32 = 30;
+
+/// The same while it refuses what is asked.
+const CHECK_SOON: u32 = 4;
 
 /// Members that are registered anew in one script.
 const REFILL: usize = 200;
@@ -39,6 +43,7 @@ enum Beat {
 /// A piece of work that ended.
 enum Work {
     Refill(Result<(), BusError>),
+    Check,
     CleanUp(String, Result<(), BusError>),
 }
 
@@ -55,8 +60,9 @@ struct Heart {
     /// What takes longer than a beat may wait. Ends with the heart.
     work: JoinSet<Work>,
     is_refilling: bool,
+    is_checking: bool,
     next_beat: Instant,
-    next_check: Instant,
+    last_check: Instant,
 }
 
 /// Beats until `stop`.
@@ -71,8 +77,9 @@ pub(super) async fn run(cluster: Arc<Cluster>, receiver: Arc<dyn Receiver>, stop
         must_refill: false,
         work: JoinSet::new(),
         is_refilling: false,
+        is_checking: false,
         next_beat: now,
-        next_check: now + CHECK,
+        last_check: now,
     };
     loop {
         let pause = heart.step().await;
@@ -112,13 +119,16 @@ impl Heart {
                     self.next_beat = now + self.cluster.config.heartbeat;
                 }
                 *self.cluster.trouble.lock() = None;
-                self.on_seen(epoch, line, look).await;
+                self.on_seen(epoch, line, look, beats);
             }
             Err(error) => {
                 if self.cluster.trouble.lock().replace(error.to_string()).is_none() {
                     tracing::warn!(%error, "no beat");
                 }
                 self.cluster.metrics.up.set(0);
+                if matches!(error, BusError::Refused(_)) {
+                    self.check_after(CHECK_SOON * sweep);
+                }
                 self.observer.lose_touch();
                 return spread(sweep / 8, sweep / 4);
             }
@@ -128,12 +138,23 @@ impl Heart {
         if !is_hearing {
             return Duration::from_millis(50);
         }
-        if now >= self.next_check {
-            self.next_check = now + CHECK;
-            self.cluster.check().await;
-        }
+        self.check_after(CHECK * sweep);
         let next = spread(sweep.mul_f64(0.8), sweep.mul_f64(1.2));
         next.min(self.observer.next() + Duration::from_millis(5)).min(self.next_beat.duration_since(now))
+    }
+
+    /// Has a look at the server if the last one is this long ago. Beats do not
+    /// wait for it.
+    fn check_after(&mut self, pause: Duration) {
+        if self.is_checking || self.last_check.elapsed() < pause {
+            return;
+        }
+        self.is_checking = true;
+        let cluster = Arc::clone(&self.cluster);
+        self.work.spawn(async move {
+            cluster.check().await;
+            Work::Check
+        });
     }
 
     async fn beat(&self, counts: bool) -> Result<Beat, BusError> {
@@ -159,15 +180,22 @@ impl Heart {
             redis::from_redis_value::<HashMap<String, String>>(value).ok()
         };
         let mut map = || map().unwrap_or_default();
+        // Rooms and users are on other nodes too, in a cluster of Redis.
+        let line = match cluster.reader.lines().await {
+            Ok(lines) if cluster.wiring.is_cluster() => lines,
+            Err(_) if let Some((_, known)) = &self.known => known.clone(),
+            _ => line,
+        };
         let look = Look { beats: map(), departed: map(), claims: map() };
         Ok(Beat::Seen { epoch, line, look })
     }
 
-    async fn on_seen(&mut self, epoch: String, line: String, look: Look) {
+    fn on_seen(&mut self, epoch: String, line: String, look: Look, beats: bool) {
         let me = self.cluster.id();
         self.cluster.metrics.instances.set(i64::try_from(look.beats.len()).unwrap_or(i64::MAX));
         *self.cluster.look.lock() = look.clone();
         let mut found = self.observer.look(Instant::now(), &me.to_string(), &look);
+        *self.cluster.silences.lock() = self.observer.silences();
         let (has_been, before_me) = look.before(me);
         found.extend(before_me);
         let current = Some((epoch, line));
@@ -179,12 +207,15 @@ impl Heart {
             }
             self.known = current;
         }
-        if self.must_refill && !self.is_refilling && !has_been {
+        // One that does not beat is seen by nobody, and nobody would clean up
+        // after it.
+        if self.must_refill && beats && !self.is_refilling && !has_been {
             self.is_refilling = true;
             self.must_refill = false;
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
             self.work.spawn(async move { Work::Refill(refill(&cluster, &*receiver).await) });
         }
+        self.cluster.settle_debts(&*self.receiver);
         for finding in found {
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
             self.work.spawn(async move {
@@ -202,6 +233,10 @@ impl Heart {
                     tracing::warn!(%error, "could not register everything; trying again");
                     self.must_refill = true;
                 }
+            }
+            Work::Check => {
+                self.is_checking = false;
+                self.last_check = Instant::now();
             }
             Work::CleanUp(_, Ok(())) => {}
             Work::CleanUp(instance, Err(error)) => {
@@ -345,13 +380,14 @@ impl Cluster {
     /// Looks at the server for what could go wrong, and says it.
     async fn check(&self) {
         let Ok(mut link) = self.wiring.connect("check", None).await else { return };
+        let mut wrong = None;
         match check::look(&mut link, &self.keys).await {
             Ok(troubles) => {
                 for trouble in troubles {
                     match trouble {
                         check::Trouble::Final(text) | check::Trouble::Passing(text) => {
                             tracing::error!("{text}");
-                            *self.trouble.lock() = Some(text);
+                            wrong = Some(text);
                         }
                         check::Trouble::Risk(text) => tracing::warn!("{text}"),
                     }
@@ -359,6 +395,7 @@ impl Cluster {
             }
             Err(error) => tracing::warn!(%error, "Redis could not be checked"),
         }
+        *self.wrong.lock() = wrong;
     }
 
     /// Tells the others that this instance ends in order. Who is still a member

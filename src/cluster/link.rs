@@ -4,14 +4,19 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    PushInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
+    PushInfo, PushKind, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
-    cluster_routing::{Route, SingleNodeRoutingInfo, Slot, SlotAddr},
+    cluster_routing::{
+        MultipleNodeRoutingInfo, ResponsePolicy, Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr,
+    },
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
 
+use tokio_util::sync::CancellationToken;
+
+use super::script;
 use crate::config::{RedisConfig, RedisMode};
 
 /// How long a new connection may take, name lookup and handshake included.
@@ -20,6 +25,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Takes what the server says unasked, on the connection's own task: it must
 /// not wait.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+/// Cancels a token when its connection has ended.
+pub(super) fn tell_end(lost: &CancellationToken) -> OnPush {
+    let lost = lost.clone();
+    Arc::new(move |push| {
+        if push.kind == PushKind::Disconnection {
+            lost.cancel();
+        }
+    })
+}
 
 /// Knows how to connect.
 #[derive(Debug, Clone)]
@@ -106,9 +121,10 @@ impl Wiring {
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(self.config.timeout)
                     .overall_response_timeout(Some(self.config.timeout * 2))
-                    // Enough to follow a moved slot. A command whose fate is not
-                    // known must not be sent again.
-                    .retries(2);
+                    // The library would send a command again whose fate is not
+                    // known. What is refused for a moved slot is tried again by
+                    // those who can.
+                    .retries(0);
                 if let Some(certificates) = self.certificates()? {
                     builder = builder.certs(certificates).tls(TlsMode::Secure);
                 }
@@ -179,6 +195,10 @@ impl Link {
     /// Those of single commands are in the list; this one is the connection's,
     /// and what had been carried out by then is not known.
     pub(super) async fn send(&mut self, commands: Vec<(Cmd, String)>) -> RedisResult<Vec<RedisResult<Value>>> {
+        if commands.is_empty() {
+            // The library takes that for an error.
+            return Ok(Vec::new());
+        }
         match self {
             Self::Single(connection) => {
                 let count = commands.len();
@@ -259,10 +279,48 @@ impl Link {
             Self::Single(connection) => each(connection.req_packed_command(&command).await?),
             Self::Cluster(connection) => {
                 let route = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
-                let routing = redis::cluster_routing::RoutingInfo::SingleNode(route);
+                let routing = RoutingInfo::SingleNode(route);
                 each(connection.route_command(command, routing).await?)
             }
         }
+    }
+
+    /// Puts all scripts where they are looked for, on every node: if the first
+    /// of several calls found none and the next did, they would be carried out
+    /// in another order.
+    pub(super) async fn load_scripts(&mut self) -> RedisResult<()> {
+        let load = |script: &script::Script| {
+            let mut command = redis::cmd("SCRIPT");
+            command.arg("LOAD").arg(&script.source);
+            command
+        };
+        let commands = script::all().into_iter().map(load);
+        match self {
+            Self::Single(_) => {
+                self.send(commands.map(|command| (command, String::new())).collect()).await?;
+            }
+            Self::Cluster(connection) => {
+                for command in commands {
+                    let every = MultipleNodeRoutingInfo::AllMasters;
+                    let routing = RoutingInfo::MultiNode((every, Some(ResponsePolicy::AllSucceeded)));
+                    connection.route_command(command, routing).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The replication ids of all nodes but for a single server: which of them
+    /// began anew is seen by it.
+    pub(super) async fn lines(&mut self) -> RedisResult<String> {
+        let Self::Cluster(connection) = self else { return Ok(String::new()) };
+        let mut command = redis::cmd("INFO");
+        command.arg("replication");
+        let routing = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let mut lines = Vec::new();
+        replication_ids(connection.route_command(command, routing).await?, &mut lines);
+        lines.sort();
+        Ok(lines.join(" "))
     }
 
     /// Subscribes to channels; they are heard once this returns.
@@ -290,6 +348,18 @@ impl Link {
                 });
                 futures_util::future::try_join_all(each).await.map(|_| ())
             }
+        }
+    }
+}
+
+fn replication_ids(value: Value, into: &mut Vec<String>) {
+    match value {
+        Value::Map(pairs) => pairs.into_iter().for_each(|(_, value)| replication_ids(value, into)),
+        Value::Array(values) => values.into_iter().for_each(|value| replication_ids(value, into)),
+        text => {
+            let text = redis::from_redis_value::<String>(text).unwrap_or_default();
+            let found = text.lines().find_map(|line| line.strip_prefix("master_replid:"));
+            into.extend(found.map(|id| id.trim().to_owned()));
         }
     }
 }

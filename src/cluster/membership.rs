@@ -36,11 +36,8 @@ impl Look {
             InstanceId::parse(name).is_some_and(|id| id.boot == me.boot && id.generation < me.generation)
         };
         let beating = self.beats.iter().filter(|(name, _)| was_me(name));
-        let finding = |(name, beat): (&String, &String)| Finding {
-            instance: name.clone(),
-            seen: beat.clone(),
-            why: Why::Silent,
-        };
+        let finding =
+            |(name, beat): (&String, &String)| Finding { instance: name.clone(), seen: beat.clone(), why: Why::Silent };
         let found: Vec<Finding> = beating.map(finding).collect();
         (!found.is_empty() || self.claims.keys().any(was_me), found)
     }
@@ -133,6 +130,12 @@ impl Observer {
             }
         }
         findings
+    }
+
+    /// How long each beat has not changed.
+    pub(super) fn silences(&self) -> HashMap<String, Duration> {
+        let beats = self.seen.iter().filter(|((kind, _), _)| *kind == Kind::Beat);
+        beats.map(|((_, instance), seen)| (instance.clone(), seen.unchanged)).collect()
     }
 
     /// Redis could not be asked: nor could the others show that they live.

@@ -7,6 +7,7 @@
 //! too old by then is dropped and counted, never delivered late.
 
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{
         Arc,
@@ -17,16 +18,12 @@ use std::{
 
 use redis::{Cmd, RedisError, Value};
 use tokio::{
-    sync::{Notify, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    link::Link,
-    metrics::ClusterMetrics,
-    script::{self, Script},
-};
+use super::{link::Link, metrics::ClusterMetrics, script};
 
 /// Commands in one go.
 const BATCH: usize = 1024;
@@ -94,6 +91,8 @@ pub(super) struct Queue {
     /// Nobody waits for answers.
     is_silent: bool,
     batch: Vec<Write>,
+    /// What waited while there was no connection; it goes before the rest.
+    held: VecDeque<Write>,
 }
 
 /// A queue of at most `max` bytes.
@@ -101,7 +100,8 @@ pub(super) fn queue(max: usize, fresh: Duration, is_silent: bool, metrics: Clust
     let (sender, writes) = mpsc::channel(QUEUE);
     let waiting = Arc::new(AtomicUsize::new(0));
     let pipeline = Pipeline { writes: sender, waiting: Arc::clone(&waiting), max, metrics: metrics.clone() };
-    (pipeline, Queue { writes, waiting, metrics, fresh, is_silent, batch: Vec::new() })
+    let held = VecDeque::new();
+    (pipeline, Queue { writes, waiting, metrics, fresh, is_silent, batch: Vec::new(), held })
 }
 
 impl Pipeline {
@@ -153,26 +153,34 @@ impl Done {
 }
 
 impl Queue {
-    /// Writes until the connection fails or is found broken by others, or
-    /// `stop` is cancelled and nothing waits any more.
+    /// Writes until the connection fails or `stop` is cancelled and nothing
+    /// waits any more. `lost` says that the connection has ended: what waits
+    /// then stays for the next.
     ///
     /// # Errors
     /// The connection's.
     pub(super) async fn run(
         &mut self,
         link: &mut Link,
-        broken: &Notify,
+        lost: &CancellationToken,
         stop: &CancellationToken,
     ) -> Result<(), RedisError> {
         if self.is_silent {
             link.silence().await?;
         }
         loop {
-            tokio::select! {
-                biased;
-                () = broken.notified() => return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-                n = self.writes.recv_many(&mut self.batch, BATCH) => if n == 0 { return Ok(()) },
-                () = stop.cancelled() => return Ok(()),
+            if lost.is_cancelled() {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+            let n = self.held.len().min(BATCH);
+            self.batch.extend(self.held.drain(..n));
+            if n == 0 {
+                tokio::select! {
+                    biased;
+                    () = lost.cancelled() => continue,
+                    n = self.writes.recv_many(&mut self.batch, BATCH) => if n == 0 { return Ok(()) },
+                    () = stop.cancelled() => return Ok(()),
+                }
             }
             self.send(link).await?;
         }
@@ -189,13 +197,13 @@ impl Queue {
             }
             // Those that are awaited are told at once; messages wait for a
             // connection as long as they are fresh.
-            while self.batch.len() < QUEUE
+            while self.held.len() < QUEUE
                 && let Ok(write) = self.writes.try_recv()
             {
-                self.batch.push(write);
+                self.held.push_back(write);
             }
-            let Self { batch, waiting, fresh, metrics, .. } = self;
-            batch.retain_mut(|write| {
+            let Self { held, waiting, fresh, metrics, .. } = self;
+            held.retain_mut(|write| {
                 let keep = matches!(write.done, Done::Nobody) && write.since.elapsed() < *fresh;
                 if !keep {
                     waiting.fetch_sub(write.bytes, Ordering::Relaxed);
@@ -209,7 +217,7 @@ impl Queue {
         }
     }
 
-    /// Sends what a connection's end has left over, and what waits.
+    /// Sends what was taken out of the queue.
     async fn send(&mut self, link: &mut Link) -> Result<(), RedisError> {
         let mut commands = Vec::with_capacity(self.batch.len());
         let mut waiters = Vec::with_capacity(self.batch.len());
@@ -233,15 +241,15 @@ impl Queue {
             commands.iter().map(|(command, key)| is_script(command).then(|| (command.clone(), key.clone()))).collect();
         match link.send(commands).await {
             Ok(answers) => {
+                let answers = match with_scripts(link, answers, copies).await {
+                    Ok(answers) => answers,
+                    Err(error) => {
+                        self.unknown(waiters);
+                        return Err(error);
+                    }
+                };
                 let mut broken = None;
-                for ((answer, done), copy) in answers.into_iter().zip(waiters).zip(copies) {
-                    let answer = match (answer, copy) {
-                        (Err(error), Some((command, key))) if error.code() == Some("NOSCRIPT") => {
-                            load_scripts(link, &key).await?;
-                            link.one(command, &key).await
-                        }
-                        (answer, _) => answer,
-                    };
+                for (answer, done) in answers.into_iter().zip(waiters) {
                     match answer {
                         Ok(value) => done.tell(Ok(value)),
                         Err(error) => {
@@ -259,12 +267,16 @@ impl Queue {
                 broken.map_or(Ok(()), Err)
             }
             Err(error) => {
-                for done in waiters {
-                    self.metrics.dropped("unknown");
-                    done.tell(Err(BusError::Unknown));
-                }
+                self.unknown(waiters);
                 Err(error)
             }
+        }
+    }
+
+    fn unknown(&self, waiters: Vec<Done>) {
+        for done in waiters {
+            self.metrics.dropped("unknown");
+            done.tell(Err(BusError::Unknown));
         }
     }
 }
@@ -273,14 +285,28 @@ fn is_script(command: &Cmd) -> bool {
     command.args_iter().next().is_some_and(|name| matches!(name, redis::Arg::Simple(b"EVALSHA")))
 }
 
-/// Puts all scripts into the cache of the node that holds `key`.
-pub(super) async fn load_scripts(link: &mut Link, key: &str) -> Result<(), RedisError> {
-    for Script { source, .. } in script::all() {
-        let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(source);
-        link.one(command, key).await?;
+/// The answers, once those whose scripts the server did not know have been
+/// sent again, in their order and with all that it takes.
+async fn with_scripts(
+    link: &mut Link,
+    mut answers: Vec<Result<Value, RedisError>>,
+    copies: Vec<Option<(Cmd, String)>>,
+) -> Result<Vec<Result<Value, RedisError>>, RedisError> {
+    let (mut places, mut commands) = (Vec::new(), Vec::new());
+    for ((place, answer), copy) in answers.iter().enumerate().zip(copies) {
+        if let (Err(error), Some((command, key))) = (answer, copy)
+            && error.code() == Some("NOSCRIPT")
+        {
+            places.push(place);
+            commands.push((script::in_full(&command), key));
+        }
     }
-    Ok(())
+    if !commands.is_empty() {
+        for (place, answer) in places.into_iter().zip(link.send(commands).await?) {
+            answers[place] = answer;
+        }
+    }
+    Ok(answers)
 }
 
 /// What an error means for the one who asked.

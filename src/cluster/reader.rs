@@ -6,12 +6,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::{sync::Mutex as AsyncMutex, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     BusError,
     backoff::spread,
-    link::{Link, Wiring},
-    pipeline::{classify, load_scripts},
+    link::{self, Link, Wiring},
+    pipeline::classify,
+    script,
 };
 
 /// After a failed attempt to connect, others fail at once for up to this long.
@@ -21,9 +23,19 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Reader {
     wiring: Wiring,
-    link: Mutex<Option<(u64, Link)>>,
+    link: Mutex<Option<Open>>,
     /// Held while connecting, so that one does.
     connecting: AsyncMutex<Attempts>,
+}
+
+/// A connection and its number.
+#[derive(Debug, Clone)]
+struct Open {
+    n: u64,
+    link: Link,
+    /// Cancelled when it has ended: what is sent to it then might as well have
+    /// happened.
+    lost: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -38,23 +50,25 @@ impl Reader {
     }
 
     async fn link(&self) -> RedisResult<(u64, Link)> {
-        if let Some(link) = self.link.lock().clone() {
-            return Ok(link);
+        let open = || self.link.lock().clone().filter(|open| !open.lost.is_cancelled());
+        if let Some(Open { n, link, .. }) = open() {
+            return Ok((n, link));
         }
         let mut attempts = self.connecting.lock().await;
-        if let Some(link) = self.link.lock().clone() {
-            return Ok(link);
+        if let Some(Open { n, link, .. }) = open() {
+            return Ok((n, link));
         }
         if attempts.not_before.is_some_and(|at| Instant::now() < at) {
             return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
         }
-        match self.wiring.connect("read", None).await {
+        let lost = CancellationToken::new();
+        match self.wiring.connect("read", Some(link::tell_end(&lost))).await {
             Ok(link) => {
                 attempts.n += 1;
                 attempts.not_before = None;
-                let link = (attempts.n, link);
-                *self.link.lock() = Some(link.clone());
-                Ok(link)
+                let n = attempts.n;
+                *self.link.lock() = Some(Open { n, link: link.clone(), lost });
+                Ok((n, link))
             }
             Err(error) => {
                 attempts.not_before = Some(Instant::now() + spread(PAUSE / 4, PAUSE));
@@ -66,7 +80,7 @@ impl Reader {
     /// The next one connects anew, unless somebody has already.
     fn lose(&self, n: u64) {
         let mut link = self.link.lock();
-        if link.as_ref().is_some_and(|(current, _)| *current == n) {
+        if link.as_ref().is_some_and(|open| open.n == n) {
             *link = None;
         }
     }
@@ -78,10 +92,7 @@ impl Reader {
             .await
             .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()));
         let result = match result {
-            Err(error) if error.code() == Some("NOSCRIPT") => match load_scripts(&mut link, key).await {
-                Ok(()) => link.one(command, key).await,
-                Err(error) => Err(error),
-            },
+            Err(error) if error.code() == Some("NOSCRIPT") => link.one(script::in_full(&command), key).await,
             result => result,
         };
         result.inspect_err(|error| {
@@ -89,6 +100,12 @@ impl Reader {
                 self.lose(n);
             }
         })
+    }
+
+    /// What tells whether a node of a cluster has begun anew.
+    pub(super) async fn lines(&self) -> RedisResult<String> {
+        let (_, mut link) = self.link().await?;
+        link.lines().await
     }
 
     /// Runs one command whose first key is `key`.

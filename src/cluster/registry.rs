@@ -62,6 +62,9 @@ pub struct InstanceInfo {
     pub id: String,
     /// What it says of itself: a JSON text.
     pub info: String,
+    /// How long its beat had not changed at the last look; None: it was not
+    /// seen then.
+    pub silent: Option<std::time::Duration>,
 }
 
 fn garbled() -> BusError {
@@ -96,8 +99,14 @@ impl Cluster {
             return Ok(());
         }
         let me = self.id();
-        let keys = [self.keys.instances("dead"), self.keys.instance("rooms", me), self.keys.instance("users", me)];
-        let mut command = script::INDEX.with(&[&keys[0], &keys[1], &keys[2]], &[&me.to_string(), &rooms.len()]);
+        let keys = [
+            self.keys.instances("dead"),
+            self.keys.instance("rooms", me),
+            self.keys.instance("users", me),
+            self.keys.instances("beats"),
+            self.keys.instances("departed"),
+        ];
+        let mut command = script::INDEX.with(&keys.each_ref().map(String::as_str), &[&me.to_string(), &rooms.len()]);
         for name in rooms.iter().chain(&users) {
             command.arg(*name);
         }
@@ -160,14 +169,19 @@ impl Cluster {
     }
 
     pub(super) fn exit_as(self: &Arc<Self>, instance: InstanceId, room: &str, connection: &str) {
+        let (command, key) = self.exiting(instance, room, connection);
+        let debt = Debt::Exit { room: room.to_owned(), connection: connection.to_owned(), instance };
+        self.pipeline.put(command, key, self.or_owe(debt));
+    }
+
+    pub(super) fn exiting(&self, instance: InstanceId, room: &str, connection: &str) -> (redis::Cmd, String) {
         let keys = self.member_keys(room, instance);
         let command = script::EXIT.with(
             &keys.each_ref().map(String::as_str),
             &[&self.publish_command(), &self.keys.room_topic(room), &connection],
         );
-        let debt = Debt::Exit { room: room.to_owned(), connection: connection.to_owned(), instance };
         let [key, ..] = keys;
-        self.pipeline.put(command, key, self.or_owe(debt));
+        (command, key)
     }
 
     fn or_owe(self: &Arc<Self>, debt: Debt) -> Done {
@@ -179,7 +193,7 @@ impl Cluster {
         }))
     }
 
-    fn owe(&self, debt: Debt) {
+    pub(super) fn owe(&self, debt: Debt) {
         let mut debts = self.debts.lock();
         // Beyond that, all is compared with what Redis has anyway.
         if debts.len() < DEBTS {
@@ -226,7 +240,9 @@ impl Cluster {
 
     /// A user has one connection less; tried until it is certain.
     pub fn sign_out(self: &Arc<Self>, user: &str, connection: &str, on_last: impl FnOnce() + Send + 'static) {
-        let (command, key, debt) = self.signing_out(self.id(), user, connection);
+        let instance = self.id();
+        let (command, key) = self.signing_out(instance, user, connection);
+        let debt = Debt::SignOut { user: user.to_owned(), connection: connection.to_owned(), instance };
         let cluster = Arc::clone(self);
         let done = Done::Call(Box::new(move |answer| match answer {
             Ok(Value::Int(1)) => on_last(),
@@ -237,14 +253,15 @@ impl Cluster {
     }
 
     pub(super) fn sign_out_as(self: &Arc<Self>, instance: InstanceId, user: &str, connection: &str) {
-        let (command, key, debt) = self.signing_out(instance, user, connection);
+        let (command, key) = self.signing_out(instance, user, connection);
+        let debt = Debt::SignOut { user: user.to_owned(), connection: connection.to_owned(), instance };
         self.pipeline.put(command, key, self.or_owe(debt));
     }
 
-    fn signing_out(&self, instance: InstanceId, user: &str, connection: &str) -> (redis::Cmd, String, Debt) {
+    pub(super) fn signing_out(&self, instance: InstanceId, user: &str, connection: &str) -> (redis::Cmd, String) {
         let key = self.keys.user(user, "connections");
         let command = script::SIGN_OUT.with(&[&key], &[&format!("{connection}@{instance}")]);
-        (command, key, Debt::SignOut { user: user.to_owned(), connection: connection.to_owned(), instance })
+        (command, key)
     }
 
     /// How many connections and users are in a room.
@@ -292,18 +309,22 @@ impl Cluster {
         Ok(members.into_iter().filter_map(split).collect())
     }
 
-    /// The instances that are alive, as they describe themselves.
+    /// The instances that beat, as they describe themselves.
     ///
     /// # Errors
     /// If Redis does not answer.
     pub async fn instances(&self) -> Result<Vec<InstanceInfo>, BusError> {
-        let key = self.keys.instances("infos");
+        let (beats, key) = (self.beating().await?, self.keys.instances("infos"));
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
-        let infos: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
-        let alive = self.look.lock().beats.clone();
-        let alive = |id: &String| alive.contains_key(id);
-        Ok(infos.into_iter().filter(|(id, _)| alive(id)).map(|(id, info)| InstanceInfo { id, info }).collect())
+        let mut infos: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
+        let silences = self.silences.lock().clone();
+        let info = |instance: InstanceId| {
+            let id = instance.to_string();
+            let (info, silent) = (infos.remove(&id)?, silences.get(&id).copied());
+            Some(InstanceInfo { id, info, silent })
+        };
+        Ok(beats.into_iter().filter_map(info).collect())
     }
 
     /// The runs that beat, as this one saw them last; itself among them.
@@ -323,8 +344,7 @@ impl Cluster {
     /// # Errors
     /// If Redis does not answer.
     pub async fn rooms(&self) -> Result<std::collections::BTreeSet<String>, BusError> {
-        let instances: Vec<InstanceId> = self.look.lock().beats.keys().filter_map(|id| InstanceId::parse(id)).collect();
-        let commands = instances.into_iter().map(|instance| {
+        let commands = self.beating().await?.into_iter().map(|instance| {
             let key = self.keys.instance("rooms", instance);
             let mut command = redis::cmd("SMEMBERS");
             command.arg(&key);

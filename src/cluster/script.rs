@@ -38,6 +38,23 @@ impl Script {
     }
 }
 
+/// A call of a script with its source instead of its name.
+pub(super) fn in_full(call: &Cmd) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    for (n, argument) in call.args_iter().enumerate() {
+        let redis::Arg::Simple(argument) = argument else { continue };
+        match n {
+            0 => {}
+            1 => {
+                let script = all().into_iter().find(|script| script.hash.as_bytes() == argument);
+                command.arg(script.map_or(argument, |script| script.source.as_bytes()));
+            }
+            _ => drop(command.arg(argument)),
+        }
+    }
+    command
+}
+
 /// Something that can be an argument.
 pub(super) trait Argument: Sync {
     fn add(&self, command: &mut Cmd);

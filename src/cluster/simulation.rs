@@ -209,8 +209,9 @@ impl World {
         for instance in self.instances.borrow().iter().filter(|instance| self.is_in_touch(instance)) {
             for (room, members) in instance.registered() {
                 for (id, _) in members {
-                    let is_known =
-                        self.network.look(|state| state.rooms.get(&room).is_some_and(|room| room.members.contains_key(&id)));
+                    let is_known = self
+                        .network
+                        .look(|state| state.rooms.get(&room).is_some_and(|room| room.members.contains_key(&id)));
                     if !is_known {
                         self.wrong(format!("{id} on {} is in {room} and nobody knows", instance.name()));
                     }
@@ -219,7 +220,12 @@ impl World {
         }
     }
 
-    fn compare(&self, what: &str, known: &BTreeMap<String, BTreeSet<String>>, here: &BTreeMap<String, BTreeSet<String>>) {
+    fn compare(
+        &self,
+        what: &str,
+        known: &BTreeMap<String, BTreeSet<String>>,
+        here: &BTreeMap<String, BTreeSet<String>>,
+    ) {
         let empty = BTreeSet::new();
         for name in known.keys().chain(here.keys()).collect::<BTreeSet<_>>() {
             let (known, here) = (known.get(name).unwrap_or(&empty), here.get(name).unwrap_or(&empty));
@@ -248,7 +254,8 @@ impl World {
         let alive: BTreeSet<String> = instances.iter().map(|instance| instance.id().to_string()).collect();
         self.network.look(|state| {
             let is_there = |(_, set): &(String, BTreeSet<String>)| !set.is_empty();
-            let known_rooms = state.rooms.iter().map(|(name, room)| (name.clone(), room.members.keys().cloned().collect()));
+            let known_rooms =
+                state.rooms.iter().map(|(name, room)| (name.clone(), room.members.keys().cloned().collect()));
             let known_rooms: BTreeMap<String, BTreeSet<String>> = known_rooms.filter(is_there).collect();
             self.compare("registered", &known_rooms, &rooms);
             let known_users =
@@ -347,7 +354,8 @@ async fn harm(world: Rc<World>, level: Level) {
                 }
             }
             (4 | 5, Some(instance)) => {
-                let (up, down) = [(true, true), (true, false), (false, true)][usize::try_from(runtime.below(3)).unwrap()];
+                let (up, down) =
+                    [(true, true), (true, false), (false, true)][usize::try_from(runtime.below(3)).unwrap()];
                 runtime.trace(|| format!("* {} is cut off (up {up}, down {down}) for {duration:?}", instance.name()));
                 // The last of it may come again some seconds later.
                 world.trouble(&instance, duration + Duration::from_secs(4));
@@ -449,9 +457,8 @@ fn run(seed: u64, is_traced: bool) -> (Vec<String>, Vec<String>) {
     for _ in 0..INSTANCES {
         world.start_instance();
     }
-    let clients: Vec<Rc<RefCell<Client>>> = (0..CLIENTS)
-        .map(|n| Rc::new(RefCell::new(Client::new(&world, n, USERS[n % USERS.len()]))))
-        .collect();
+    let clients: Vec<Rc<RefCell<Client>>> =
+        (0..CLIENTS).map(|n| Rc::new(RefCell::new(Client::new(&world, n, USERS[n % USERS.len()])))).collect();
     for client in &clients {
         runtime.spawn(WORLD, client::live(Rc::clone(client), runtime.clone()));
     }
@@ -509,7 +516,12 @@ fn nothing_is_lost_doubled_or_left_over_whatever_fails() {
             failed.push(seed);
         }
     }
-    assert!(failed.is_empty(), "{} of {seeds} seeds failed: {failed:?}; WAYLEAVE_SEED={} shows one", failed.len(), failed[0]);
+    assert!(
+        failed.is_empty(),
+        "{} of {seeds} seeds failed: {failed:?}; WAYLEAVE_SEED={} shows one",
+        failed.len(),
+        failed[0]
+    );
 }
 
 #[test]

@@ -308,7 +308,7 @@ impl BusConfig {
             (true, Mode::Standalone) => nodes.push(url),
             (false, Mode::Standalone) => table.wrong("nodes", "one server is named by `url`; `nodes` are for `mode`"),
             (true, _) => {
-                table.wrong("nodes", r#"this key is required with that mode, as in ["redis://10.0.0.1:26379"]"#)
+                table.wrong("nodes", r#"this key is required with that mode, as in ["redis://10.0.0.1:26379"]"#);
             }
             (false, _) => {}
         }

@@ -182,6 +182,7 @@ fn the_example_config_shows_every_option_with_its_default() {
         "history",
         "recovery",
         "records",
+        "keys",
         "connections",
         "connections_per_user",
         "rooms_per_connection",

@@ -132,7 +132,7 @@ closes! {
 impl Close {
     /// RFC 6455, section 5.5: a control frame carries 125 bytes, two of them
     /// the code.
-    const REASON_MAX: usize = 123;
+    pub const REASON_MAX: usize = 123;
 
     /// True if the client may be back in a moment: it did not end the
     /// conversation, and nobody sent it away.

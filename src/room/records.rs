@@ -37,6 +37,19 @@ pub enum Edit {
 pub struct MemoryRecords(Mutex<HashMap<Box<str>, BTreeMap<String, Record>>>);
 
 impl Edit {
+    /// As it is written in a call: `{"set": …}`, `{"patch": …}` or
+    /// `{"delete": true}`.
+    #[must_use]
+    pub fn read(asked: &Value) -> Option<Self> {
+        if let Some(value) = asked.get("set") {
+            return Some(Self::Set(value.clone()));
+        }
+        if let Some(patch) = asked.get("patch") {
+            return Some(Self::Patch(patch.clone()));
+        }
+        (asked["delete"] == Value::Bool(true)).then_some(Self::Delete)
+    }
+
     /// What a document's text becomes.
     #[must_use]
     pub fn apply(&self, text: &str) -> String {

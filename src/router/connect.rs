@@ -240,6 +240,7 @@ impl Router {
         batch: &mut Batch<'_>,
     ) -> Vec<RoomName> {
         let Some(rooms) = self.hub.remove(connection) else { return Vec::new() };
+        self.questions.forget(connection.id);
         let event = EventView { kind: "disconnected", room: "" };
         self.observe(generation, generation.observers(), connection, event, 0, batch);
         self.sign_out(connection);

@@ -72,7 +72,7 @@ impl Router {
     }
 
     /// To a room that keeps nothing, here and elsewhere.
-    fn deliver_live(
+    pub(super) fn deliver_live(
         &self,
         room: &str,
         payload: &Payload,
@@ -91,6 +91,7 @@ impl Router {
 
     /// Keeps a message in its room's history and delivers it from there, so
     /// that all members everywhere see one order.
+    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
     pub(super) fn append(
         self: &Arc<Self>,
         room: &str,

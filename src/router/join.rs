@@ -55,6 +55,17 @@ pub(super) enum Greeting {
     Welcome,
 }
 
+/// What the server gives somebody whom it puts into a room.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Placing<'a> {
+    /// JSON beside it in the room, instead of what the admission says.
+    pub(super) info: Option<&'a str>,
+    /// JSON that it is told, instead of what the admission says.
+    pub(super) data: Option<&'a str>,
+    /// What it has seen of the room.
+    pub(super) seen: Option<protocol::Seen<'a>>,
+}
+
 /// Somebody on the way into a room.
 struct Entrant<'a> {
     connection: &'a Arc<Connection>,
@@ -240,29 +251,47 @@ impl Router {
         room: &str,
         depth: u8,
     ) -> bool {
-        if check_name(room, generation.config.limits.name_length).is_err() || is_personal(generation, room) {
-            return false;
-        }
-        if connection.membership(room).is_some() {
-            return true;
-        }
-        let info = connection.info();
-        let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &info };
-        let Ok(admitted) = admit(generation, caller, JoinView { room, token: "", data: None }, true) else {
-            return false;
-        };
         let (router, generation, connection) = (Arc::clone(self), Arc::clone(generation), Arc::clone(connection));
         let room: RoomName = room.into();
         self.now_or_soon(async move {
-            let mut batch = Batch::new(&router.flusher);
-            let max = generation.config.limits.rooms_per_connection;
-            let entered =
-                router.enter(&generation, &connection, &room, admitted, Greeting::Push, None, max, &mut batch).await;
-            if entered.is_ok() {
-                router.observe_room(&generation, &connection, "joined", &room, depth, &mut batch);
-            }
-            entered.map_or_else(|refusal| refusal == Refusal::ALREADY_JOINED, |_| true)
+            router.place(&generation, &connection, &room, Placing::default(), depth).await.is_ok()
         })
+    }
+
+    /// The same, and waits for it.
+    pub(super) async fn place(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        connection: &Arc<Connection>,
+        room: &RoomName,
+        placing: Placing<'_>,
+        depth: u8,
+    ) -> Result<(), Refusal> {
+        check_name(room, generation.config.limits.name_length)?;
+        if is_personal(generation, room) {
+            return Err(Refusal::PERMISSION_DENIED);
+        }
+        if connection.membership(room).is_some() {
+            return Ok(());
+        }
+        let info = connection.info();
+        let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &info };
+        let mut admitted = admit(generation, caller, JoinView { room, token: "", data: None }, true)?;
+        let Placing { info, data, seen } = placing;
+        if let Some(info) = info {
+            admitted.membership.info = info.into();
+        }
+        admitted.data = data.map(str::to_owned).or(admitted.data);
+        let mut batch = Batch::new(&self.flusher);
+        let max = generation.config.limits.rooms_per_connection;
+        match self.enter(generation, connection, room, admitted, Greeting::Push, seen, max, &mut batch).await {
+            Ok(_) => {
+                self.observe_room(generation, connection, "joined", room, depth, &mut batch);
+                Ok(())
+            }
+            Err(refusal) if refusal == Refusal::ALREADY_JOINED => Ok(()),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Takes a connection out of a room and tells it.

@@ -36,6 +36,20 @@ pub enum Edited {
     Conflict(Record),
 }
 
+impl Edited {
+    /// As clients and the server API read it.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        match self {
+            Self::Written(version) => json!({ "version": version }),
+            Self::Conflict(Record { version, text }) => {
+                let data: Value = serde_json::from_str(text).unwrap_or_default();
+                json!({ "conflict": true, "version": version, "data": data })
+            }
+        }
+    }
+}
+
 impl Router {
     fn records_of(&self, room: &str) -> Result<RecordsConfig, Refusal> {
         let generation = self.generation();
@@ -166,22 +180,8 @@ impl Router {
         // As the hooks have left it.
         let asked: Value = serde_json::from_str(&envelope.payload.to_json()).unwrap_or_default();
         let name = asked["record"].as_str().ok_or(Refusal::BAD_REQUEST)?;
-        let edit = if let Some(value) = asked.get("set") {
-            Edit::Set(value.clone())
-        } else if let Some(patch) = asked.get("patch") {
-            Edit::Patch(patch.clone())
-        } else if asked["delete"] == json!(true) {
-            Edit::Delete
-        } else {
-            return Err(Refusal::BAD_REQUEST);
-        };
-        match self.edit_record(room, name, &edit, version).await? {
-            Edited::Written(version) => Ok(json!({ "version": version }).to_string()),
-            Edited::Conflict(Record { version, text }) => {
-                let data: Value = serde_json::from_str(&text).unwrap_or_default();
-                Ok(json!({ "conflict": true, "version": version, "data": data }).to_string())
-            }
-        }
+        let edit = Edit::read(&asked).ok_or(Refusal::BAD_REQUEST)?;
+        Ok(self.edit_record(room, name, &edit, version).await?.to_json().to_string())
     }
 
     /// A document changed somewhere.

@@ -52,6 +52,7 @@ impl Recent {
 }
 
 /// What a client is told when Redis did not do something.
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 pub(super) fn refusal(error: BusError) -> Refusal {
     match error {
         BusError::Unknown => Refusal::BUS_UNKNOWN,
@@ -93,6 +94,8 @@ impl Receiver for Remote {
             Body::Presence(changes) => router.on_changes(&changes),
             Body::Record(change) => router.on_record(&change),
             Body::Order(order) if !is_own => router.on_order(&order),
+            Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
+            Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
             _ => {}
         }
     }
@@ -186,6 +189,8 @@ impl Router {
             "num_users": self.hub.n_users(),
             "num_channels": self.hub.n_rooms(),
             "generation": generation.number,
+            "uptime": self.uptime().as_secs(),
+            "plugins": generation.hashes(),
         })
     }
 

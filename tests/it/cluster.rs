@@ -257,7 +257,8 @@ async fn plugins_share_their_store_and_one_instance_ticks() {
     assert!((first == 0.0) != (second == 0.0), "{first} and {second} ticks");
     // It is handed over when the instance ends.
     let (mut left, ticking) = if first > 0.0 { (on_b, a) } else { (on_a, b) };
-    ticking.gateway.drain(Duration::from_secs(5)).await.unwrap();
+    // Its client does not read its close, so longer than `close_timeout`.
+    ticking.gateway.drain(Duration::from_secs(15)).await.unwrap();
     while left.try_push(Duration::from_millis(10)).await.is_ok() {}
     assert_eq!(left.heard("room:1").await, json!(1000));
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "no drain waits for the tasks of a test")]
 #![expect(unreachable_pub, reason = "one crate; `pub` marks what its modules share")]
 
+mod api;
 mod bad_clients;
 mod bad_plugins;
 mod cli;
@@ -14,6 +15,7 @@ mod cluster;
 mod connect;
 mod deploy;
 mod drain;
+mod faults;
 mod infra;
 mod plugins;
 mod reload;

@@ -12,7 +12,8 @@ end
 if redis.call('ZSCORE', KEYS[3], me) then
   return {0, epoch, line}
 end
-if ARGV[5] == '1' then
+-- One that has said goodbye may have a beat under way.
+if ARGV[5] == '1' and redis.call('HEXISTS', KEYS[4], me) == 0 then
   local n = redis.call('HINCRBY', KEYS[1], me, 1)
   redis.call('HSET', KEYS[2], me, ARGV[2])
   redis.call('SET', KEYS[6], n, 'PX', ARGV[3])

@@ -10,8 +10,10 @@ local function touch(fresh)
   local line = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
   local about = redis.call('HMGET', KEYS[1], 'epoch', 'top', 'line', 'past')
   if not about[1] then
-    redis.call('DEL', KEYS[2])
+    -- This first: a full Redis refuses it, and would not once something was
+    -- deleted.
     redis.call('HSET', KEYS[1], 'epoch', fresh, 'top', 0, 'line', line, 'past', '')
+    redis.call('DEL', KEYS[2])
     redis.call('PEXPIRE', KEYS[1], 86400000)
     return fresh, 0, ''
   end

@@ -210,7 +210,9 @@ impl Client {
                         }
                         let last = &self.seats[room.as_str()].last;
                         if *last != head {
-                            self.wrong(&format!("in {room} it was said to have recovered; it has {last:?} and not {head:?}"));
+                            self.wrong(&format!(
+                                "in {room} it was said to have recovered; it has {last:?} and not {head:?}"
+                            ));
                         }
                     }
                     None => {
@@ -278,7 +280,10 @@ impl Client {
             let head = self.world.network.look(|state| state.logs.get(*room).and_then(|log| log.head.clone()));
             if seat.last != head {
                 let at = instance.hub.position(room);
-                self.wrong(&format!("in {room} it has heard up to {:?} and not {head:?}; the room is at {at:?}", seat.last));
+                self.wrong(&format!(
+                    "in {room} it has heard up to {:?} and not {head:?}; the room is at {at:?}",
+                    seat.last
+                ));
             }
         }
     }

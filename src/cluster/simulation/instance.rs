@@ -15,10 +15,10 @@ use bytes::Bytes;
 use tokio::sync::{Mutex, Notify, oneshot};
 
 use super::{
-    told_of,
     network::{Broken, Conn, Network},
     runtime::Runtime,
     store::{Answer, Command, Entering},
+    told_of,
 };
 use crate::{
     cluster::{
@@ -150,7 +150,12 @@ impl Backoff {
 /// in the outbox between them, as its number.
 #[derive(Debug, Clone)]
 pub(super) enum Note {
-    Joined { room: String, position: Option<Position>, head: Option<String>, recovered: Option<Vec<Kept>> },
+    Joined {
+        room: String,
+        position: Option<Position>,
+        head: Option<String>,
+        recovered: Option<Vec<Kept>>,
+    },
     /// The join or leave was not done.
     Refused(String),
     Left(String),
@@ -614,8 +619,13 @@ impl Instance {
                 sweep_at = now + EARS_SWEEP;
                 let left = self.interest.borrow_mut().take_left(self.runtime.instant(), BATCH);
                 self.forget(&left);
-                let mut topics: Vec<String> =
-                    self.interest.borrow_mut().take_idle(self.runtime.instant(), BATCH).iter().map(ToString::to_string).collect();
+                let mut topics: Vec<String> = self
+                    .interest
+                    .borrow_mut()
+                    .take_idle(self.runtime.instant(), BATCH)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
                 topics.sort();
                 if !topics.is_empty() && self.network.unsubscribe(link, topics).await.is_err() {
                     return;
@@ -787,7 +797,9 @@ impl Instance {
     pub(super) fn users(&self) -> Vec<(String, String)> {
         let all = self.hub.users().into_iter();
         let mut users: Vec<(String, String)> = all
-            .flat_map(|(user, devices)| devices.into_iter().map(move |device| (user.to_string(), device.id.to_string())))
+            .flat_map(|(user, devices)| {
+                devices.into_iter().map(move |device| (user.to_string(), device.id.to_string()))
+            })
             .collect();
         users.sort();
         users
@@ -948,7 +960,8 @@ impl Instance {
                 };
                 let answers = self.many(left.iter().map(reap).collect()).await?;
                 let is_more = |answer: &Answer| matches!(answer, Answer::Reaped(n, _) if *n > 0);
-                left = left.into_iter().zip(answers).filter(|(_, answer)| is_more(answer)).map(|(room, _)| room).collect();
+                left =
+                    left.into_iter().zip(answers).filter(|(_, answer)| is_more(answer)).map(|(room, _)| room).collect();
             }
             // `clean_users`
             let reap = |user: &String| Command::ReapUser { dead: dead.clone(), user: user.clone() };

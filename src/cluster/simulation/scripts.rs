@@ -41,7 +41,12 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let process = std::process::Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--enable-debug-command", "local"])
-            .args(["--unixsocket".as_ref(), folder.path().join("redis").as_os_str(), "--dir".as_ref(), folder.path().as_os_str()])
+            .args([
+                "--unixsocket".as_ref(),
+                folder.path().join("redis").as_os_str(),
+                "--dir".as_ref(),
+                folder.path().as_os_str(),
+            ])
             .stdout(Stdio::null())
             .spawn()
             .ok()?;
@@ -119,9 +124,7 @@ fn wire(keys: &Keys, prefix: &str, command: &Command) -> Cmd {
             let names = ["connections", "cleaned"].map(|part| keys.user(user, part)).to_vec();
             call(&script::SIGN_IN, names, &[&format!("{connection}@{me}"), me, max, &u8::from(*closes)])
         }
-        Command::SignOut { user, member } => {
-            call(&script::SIGN_OUT, vec![keys.user(user, "connections")], &[member])
-        }
+        Command::SignOut { user, member } => call(&script::SIGN_OUT, vec![keys.user(user, "connections")], &[member]),
         Command::ReapUser { dead, user } => {
             let names = ["connections", "cleaned"].map(|part| keys.user(user, part)).to_vec();
             call(&script::REAP_USER, names, &[dead])

@@ -11,30 +11,109 @@ use crate::room::history::Range;
 
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    Beat { me: String, fresh: String, counts: bool },
-    Claim { dead: String, seen: String, token: String },
-    Remains { dead: String, token: String, most: usize, rooms: Vec<String>, users: Vec<String> },
-    Index { me: String, rooms: Vec<String>, users: Vec<String> },
-    Forget { me: String, rooms: Vec<String>, users: Vec<String> },
-    Enter { me: String, room: String, members: Vec<Entering> },
-    Exit { me: String, room: String, id: String },
+    Beat {
+        me: String,
+        fresh: String,
+        counts: bool,
+    },
+    Claim {
+        dead: String,
+        seen: String,
+        token: String,
+    },
+    Remains {
+        dead: String,
+        token: String,
+        most: usize,
+        rooms: Vec<String>,
+        users: Vec<String>,
+    },
+    Index {
+        me: String,
+        rooms: Vec<String>,
+        users: Vec<String>,
+    },
+    Forget {
+        me: String,
+        rooms: Vec<String>,
+        users: Vec<String>,
+    },
+    Enter {
+        me: String,
+        room: String,
+        members: Vec<Entering>,
+    },
+    Exit {
+        me: String,
+        room: String,
+        id: String,
+    },
     /// `order`: of the members, who is taken first.
-    ReapRoom { dead: String, room: String, most: usize, order: Vec<String> },
-    SignIn { me: String, user: String, connection: String, max: usize, closes: bool },
-    SignOut { user: String, member: String },
-    ReapUser { dead: String, user: String },
-    Append { room: String, fresh: String, frame: String, size: usize, age: u64, key: Option<String> },
-    Read { room: String, fresh: String, range: Range, age: u64 },
-    RoomsOf { me: String },
-    UsersOf { me: String },
-    MembersOf { me: String, room: String },
-    ConnectionsOf { user: String },
-    Depart { me: String, grace: u64 },
-    Silence { me: String },
-    Publish { topic: String, frame: String },
+    ReapRoom {
+        dead: String,
+        room: String,
+        most: usize,
+        order: Vec<String>,
+    },
+    SignIn {
+        me: String,
+        user: String,
+        connection: String,
+        max: usize,
+        closes: bool,
+    },
+    SignOut {
+        user: String,
+        member: String,
+    },
+    ReapUser {
+        dead: String,
+        user: String,
+    },
+    Append {
+        room: String,
+        fresh: String,
+        frame: String,
+        size: usize,
+        age: u64,
+        key: Option<String>,
+    },
+    Read {
+        room: String,
+        fresh: String,
+        range: Range,
+        age: u64,
+    },
+    RoomsOf {
+        me: String,
+    },
+    UsersOf {
+        me: String,
+    },
+    MembersOf {
+        me: String,
+        room: String,
+    },
+    ConnectionsOf {
+        user: String,
+    },
+    Depart {
+        me: String,
+        grace: u64,
+    },
+    Silence {
+        me: String,
+    },
+    Publish {
+        topic: String,
+        frame: String,
+    },
     /// Redis was full: what a room keeps is gone, and what it knows of it if
     /// `all`.
-    Evict { room: String, all: bool },
+    Evict {
+        room: String,
+        all: bool,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -481,8 +560,7 @@ impl State {
             }
         };
         let is_young = |(.., at): &&&(u64, String, u64)| *at + age >= context.now;
-        let messages =
-            found.iter().filter(is_young).map(|(offset, frame, _)| (*offset, frame.clone())).collect();
+        let messages = found.iter().filter(is_young).map(|(offset, frame, _)| (*offset, frame.clone())).collect();
         Answer::Reading { epoch, top, past, messages, head: log.head.clone() }
     }
 

@@ -138,7 +138,7 @@ async def test_refusals_have_their_codes(start, user):
     assert (await refusal(failing.publish({})))[0] == 100
     assert await refusal(quiet.publish({})) == (103, "permission denied")
     assert (await refusal(quiet.subscription.presence()))[0] == 108
-    assert (await refusal(quiet.subscription.history(1)))[0] == 104
+    assert (await refusal(quiet.subscription.history(1)))[0] == 108
     for name, code, reason in (("denied", 103, "no"), ("nowhere", 102, "unknown channel")):
         room = await ada.room(name)
         out = await room.next("unsubscribed")

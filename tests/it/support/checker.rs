@@ -176,6 +176,11 @@ impl Log {
         self.count(|event| matches!(event, Event::Received(it, _) if **it == *receiver))
     }
 
+    /// Whether a receiver has got a message.
+    pub fn has(&self, receiver: &str, stamp: &Stamp) -> bool {
+        self.count(|event| matches!(event, Event::Received(it, got) if **it == *receiver && got == stamp)) > 0
+    }
+
     fn count(&self, which: impl Fn(&Event) -> bool) -> usize {
         self.inner().events.iter().filter(|(_, event)| which(event)).count()
     }

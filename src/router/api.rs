@@ -1,0 +1,364 @@
+//! What a server wants done: publish, send, put into rooms, disconnect.
+//!
+//! The server's word stands: what it publishes or sends goes past the rooms'
+//! plugins and the `[[routes]]`, and no right of a client is asked about. Whom
+//! it puts into a room is admitted like anybody else whom a server puts there.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{Published, Router, is_personal, join::check_name, remote::refusal, requests::Gathered};
+use crate::{
+    cluster::envelope::{Deed, Question, What},
+    config::{HistoryConfig, Target},
+    generation::Generation,
+    id::{BootId, ConnectionId},
+    plugin::{Caller, Delivery},
+    protocol::{Close, Payload, Refusal, Seen, Tag},
+    room::{
+        Position,
+        history::{KEY_MAX, KEY_TTL},
+    },
+    session::flusher::Batch,
+};
+
+/// How long the other instances may take to do something with connections. A
+/// join there waits for Redis.
+const ACT_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long all instances may take to compile their plugins anew.
+const RELOAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// Keys of live rooms that are remembered without a cluster.
+const ONCE_MAX: usize = 10_000;
+
+/// A message of a server.
+#[derive(Debug, Clone)]
+pub struct Message<'a> {
+    /// Its body.
+    pub payload: Payload,
+    /// What it carries beside.
+    pub tags: Vec<Tag<'a>>,
+    /// The room's history does not keep it.
+    pub skip_history: bool,
+    /// The same key in the same room is published once within ten minutes.
+    pub key: Option<&'a str>,
+}
+
+/// Something to be done with connections.
+#[derive(Debug, Clone)]
+pub struct Act<'a> {
+    /// With whose.
+    pub to: Vec<Target>,
+    /// But not with these.
+    pub except: Vec<Target>,
+    /// Only with those of this user; None: of any.
+    pub user: Option<&'a str>,
+    /// What.
+    pub what: What<'a>,
+    /// Of a join: JSON beside the member in the room.
+    pub info: Option<&'a str>,
+    /// Of a join: JSON for the client.
+    pub data: Option<&'a str>,
+    /// Of a join: what the client has seen of the room.
+    pub since: Option<Seen<'a>>,
+}
+
+impl<'a> Act<'a> {
+    /// With nothing beside.
+    #[must_use]
+    pub fn new(to: Vec<Target>, what: What<'a>) -> Self {
+        Self { to, except: Vec::new(), user: None, what, info: None, data: None, since: None }
+    }
+}
+
+/// With how many connections something was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acted {
+    /// It was done.
+    pub done: usize,
+    /// It could not be done.
+    pub failed: usize,
+    /// Instances that were told and have not reported.
+    pub missing: Vec<BootId>,
+}
+
+/// A reload that is under way: the generation in force afterwards, or why it
+/// failed.
+pub type Reloading = Pin<Box<dyn Future<Output = Result<u64, String>> + Send>>;
+
+/// What the operations need beside the router.
+pub(super) struct Service {
+    started: Instant,
+    /// Loads config and plugins anew.
+    reload: OnceLock<Box<dyn Fn() -> Reloading + Send + Sync>>,
+    /// Keys that were used in live rooms, without a cluster.
+    used: Mutex<HashMap<(String, String), Instant>>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("started", &self.started).finish_non_exhaustive()
+    }
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self { started: Instant::now(), reload: OnceLock::new(), used: Mutex::default() }
+    }
+}
+
+impl Service {
+    /// True for the first that says this key in this room.
+    fn once(&self, room: &str, key: &str) -> bool {
+        let now = Instant::now();
+        let mut used = self.used.lock();
+        if used.len() >= ONCE_MAX {
+            used.retain(|_, since| now.duration_since(*since) < KEY_TTL);
+            if used.len() >= ONCE_MAX {
+                used.clear();
+            }
+        }
+        let since = used.insert((room.to_owned(), key.to_owned()), now);
+        since.is_none_or(|since| now.duration_since(since) >= KEY_TTL)
+    }
+}
+
+/// A refusal as instances tell each other.
+pub(super) fn refusal_json(refusal: &Refusal) -> String {
+    serde_json::json!({ "code": refusal.code, "message": refusal.reason, "temporary": refusal.temporary }).to_string()
+}
+
+fn parse_refusal(text: &str) -> Refusal {
+    let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    let code = json["code"].as_u64().and_then(|code| u32::try_from(code).ok()).unwrap_or(Refusal::INTERNAL.code);
+    let reason = json["message"].as_str().unwrap_or_default().to_owned().into();
+    Refusal { code, reason, temporary: json["temporary"] == true }
+}
+
+impl Router {
+    /// How long this instance has been running.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.service.started.elapsed()
+    }
+
+    /// The server publishes to a room. Where the room keeps messages, the
+    /// answer is its position.
+    ///
+    /// # Errors
+    /// If there is no such room, or it could not be kept.
+    pub async fn publish_by_server(
+        self: &Arc<Self>,
+        room: &str,
+        message: &Message<'_>,
+    ) -> Result<Option<Position>, Refusal> {
+        let generation = self.generation();
+        check_name(room, generation.config.limits.name_length)?;
+        let Message { payload, tags, skip_history, key } = message;
+        if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX) {
+            let reason = format!("bad request: an idempotency key has 1 to {KEY_MAX} bytes");
+            return Err(Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST });
+        }
+        let personal = is_personal(&generation, room).then(|| room.strip_prefix("user:")).flatten();
+        let entry = generation.room(room).map(|(entry, _)| entry);
+        let keep: Option<HistoryConfig> = match (personal, entry) {
+            (Some(_), _) => None,
+            (None, Some(entry)) => entry.history.filter(|_| !skip_history),
+            (None, None) => return Err(Refusal::UNKNOWN_ROOM),
+        };
+        if let Some(keep) = keep {
+            return self.publish_kept(room, keep, message).await.map(Some);
+        }
+        if let Some(key) = key
+            && !self.is_first(room, key).await?
+        {
+            return Ok(None);
+        }
+        let mut batch = Batch::new(&self.flusher);
+        match personal {
+            Some(user) => {
+                let delivery = Delivery { to: vec![Target::User(user.to_owned())], except: Vec::new(), payload: None };
+                let delivered = self.deliver_to(&generation, &delivery, payload, None, tags, &mut batch);
+                self.metrics.deliveries.inc_by(delivered.queued as u64);
+            }
+            None => self.deliver_live(room, payload, None, tags, &mut batch),
+        }
+        self.metrics.published.inc();
+        Ok(None)
+    }
+
+    async fn publish_kept(
+        self: &Arc<Self>,
+        room: &str,
+        keep: HistoryConfig,
+        message: &Message<'_>,
+    ) -> Result<Position, Refusal> {
+        let Message { payload, tags, key, .. } = message;
+        let (sender, receiver) = oneshot::channel();
+        let on_kept = Box::new(move |kept| drop(sender.send(kept)));
+        {
+            let mut batch = Batch::new(&self.flusher);
+            let (Published::Now | Published::Later) =
+                self.append(room, keep, payload, None, tags, *key, on_kept, &mut batch);
+        }
+        // Whoever drops it unasked is a cluster that has ended.
+        let appended = receiver.await.unwrap_or(Err(Refusal::BUS_DOWN))?;
+        if appended.is_new {
+            self.metrics.published.inc();
+        }
+        Ok(appended.position)
+    }
+
+    async fn is_first(&self, room: &str, key: &str) -> Result<bool, Refusal> {
+        match &self.cluster {
+            Some(cluster) => cluster.once(room, key, KEY_TTL).await.map_err(refusal),
+            None => Ok(self.service.once(room, key)),
+        }
+    }
+
+    /// The server sends a message to some targets; returns how many
+    /// connections here it was put into the outboxes of. `is_local`: to no
+    /// other instance, and no history keeps it.
+    pub fn send(
+        self: &Arc<Self>,
+        to: Vec<Target>,
+        except: Vec<Target>,
+        payload: &Payload,
+        tags: &[Tag<'_>],
+        is_local: bool,
+    ) -> usize {
+        let generation = self.generation();
+        let mut delivery = Delivery { to, except, payload: None };
+        let mut batch = Batch::new(&self.flusher);
+        self.metrics.published.inc();
+        let delivered = if is_local {
+            // What has exceptions is of the moment and is kept by no history.
+            delivery.except.push(Target::Connection(String::new()));
+            self.deliver_here(&generation, &delivery, payload, None, tags, &mut batch)
+        } else {
+            self.deliver_to(&generation, &delivery, payload, None, tags, &mut batch)
+        };
+        self.metrics.deliveries.inc_by(delivered.queued as u64);
+        delivered.queued
+    }
+
+    /// Does something with connections, wherever they are, and waits until the
+    /// instances that have them say that it is done.
+    ///
+    /// # Errors
+    /// If it could be done with none of those that there are; or if Redis is
+    /// away, so that it was done on this instance alone.
+    pub async fn act(self: &Arc<Self>, act: Act<'_>) -> Result<Acted, Refusal> {
+        check_act(&self.generation(), &act)?;
+        let Act { to, except, user, what, info, data, since } = act;
+        let texts = |targets: &[Target]| targets.iter().map(|target| target.to_string().into()).collect();
+        let deed = Deed {
+            to: texts(&to),
+            except: texts(&except),
+            user: user.unwrap_or_default().into(),
+            what,
+            info: info.unwrap_or_default().into(),
+            data: data.unwrap_or_default().into(),
+            since: since.map(|since| (since.offset, since.epoch)),
+        };
+        let reach = self.reach(&to).await;
+        let Gathered { answers, missing, is_stale, .. } = self.ask(reach, Question::Do(deed), ACT_WITHIN).await?;
+        let mut acted = Acted { missing: missing.into_iter().collect(), ..Acted::default() };
+        let mut why = None;
+        for given in answers {
+            let number = || given.text.parse::<usize>().unwrap_or(0);
+            match given.about.as_str() {
+                "done" => acted.done += number(),
+                "failed" => acted.failed += number(),
+                _ => why = Some(parse_refusal(&given.text)),
+            }
+        }
+        if is_stale {
+            let reason = Cow::Borrowed("done on this instance alone: Redis is not available for the moment");
+            return Err(Refusal { reason, ..Refusal::BUS_DOWN });
+        }
+        match why {
+            Some(why) if acted.done == 0 => Err(why),
+            _ => Ok(acted),
+        }
+    }
+
+    /// The server calls a plugin; the first that knows the method answers.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn call_by_server(self: &Arc<Self>, method: &str, data: Option<&str>) -> Result<String, Refusal> {
+        let caller = Caller { connection: "", user: "", info: "" };
+        self.call_as(caller, method, data, &mut Batch::new(&self.flusher))
+    }
+
+    /// Forgets what a room has kept. Its count goes on.
+    ///
+    /// # Errors
+    /// If the room keeps nothing, or Redis does not answer.
+    pub async fn remove_history(&self, room: &str) -> Result<(), Refusal> {
+        let generation = self.generation();
+        let (entry, _) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
+        entry.history.ok_or(Refusal::NOT_AVAILABLE)?;
+        match &self.cluster {
+            Some(cluster) => cluster.remove_history(room).await.map_err(refusal),
+            None => {
+                self.memory.remove(room);
+                Ok(())
+            }
+        }
+    }
+
+    /// Says how config and plugins are loaded anew; once.
+    pub fn reload_with(&self, reload: impl Fn() -> Reloading + Send + Sync + 'static) {
+        let _is_set = self.service.reload.set(Box::new(reload));
+    }
+
+    /// Loads config and plugins anew on this instance.
+    ///
+    /// # Errors
+    /// Why the generation that runs stays.
+    pub async fn reload_here(&self) -> Result<u64, String> {
+        match self.service.reload.get() {
+            Some(reload) => reload().await,
+            None => Err("this instance cannot reload".to_owned()),
+        }
+    }
+
+    /// Loads config and plugins anew on every instance.
+    ///
+    /// # Errors
+    /// If too much is being asked at once.
+    pub async fn reload_everywhere(self: &Arc<Self>) -> Result<Gathered, Refusal> {
+        let reach = self.reach(&[Target::Everyone]).await;
+        self.ask(reach, Question::Reload, RELOAD_WITHIN).await
+    }
+}
+
+/// What makes no sense is said at once, also if nobody is there.
+fn check_act(generation: &Generation, act: &Act<'_>) -> Result<(), Refusal> {
+    let bad = |reason: &'static str| Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST };
+    if act.to.iter().any(|target| matches!(target, Target::Connection(id) if ConnectionId::parse(id).is_none())) {
+        return Err(bad("bad request: not the id of a connection"));
+    }
+    match &act.what {
+        What::Join(room) | What::Leave(room) => {
+            check_name(room, generation.config.limits.name_length)?;
+            generation.room(room).map(|_| ()).ok_or(Refusal::UNKNOWN_ROOM)
+        }
+        What::Close(code, reason) if !(3000..=4999).contains(code) || reason.len() > Close::REASON_MAX => {
+            Err(bad("bad request: a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes"))
+        }
+        What::Close(..) | What::SetInfo(_) => Ok(()),
+    }
+}

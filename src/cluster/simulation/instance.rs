@@ -370,10 +370,19 @@ impl Instance {
         let queue = if is_silent { &self.frames } else { &self.writes };
         let mut backoff = Backoff::new();
         let mut held = VecDeque::new();
+        let mut former = None;
         loop {
             if let Ok(link) = self.network.connect(self.host).await {
                 let since = self.runtime.now();
-                if is_silent || self.pay_debts(&link).await.is_ok() {
+                // `Link::succeed`
+                let succeeds = match &former {
+                    Some(former) => self.network.kill(&link, Rc::clone(former)).await.is_ok(),
+                    None => true,
+                };
+                if succeeds {
+                    former = Some(Rc::clone(&link));
+                }
+                if succeeds && (is_silent || self.pay_debts(&link).await.is_ok()) {
                     let _ends = self.run(&link, queue, &mut held, is_silent).await;
                 }
                 self.network.close(&link);

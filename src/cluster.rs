@@ -363,6 +363,13 @@ impl Cluster {
     /// Tries all that is not confirmed once more, behind what waits.
     fn settle_debts(self: &Arc<Self>, receiver: &dyn Receiver) {
         for debt in self.take_debts(receiver) {
+            // Who comes back may have been entered before this in the queue.
+            if let Debt::Exit { room, connection, .. } = &debt
+                && receiver.is_coming(room, connection)
+            {
+                self.owe(debt);
+                continue;
+            }
             match debt {
                 Debt::Exit { room, connection, instance } => self.exit_as(instance, &room, &connection),
                 Debt::SignOut { user, connection, instance } => self.sign_out_as(instance, &user, &connection),

@@ -20,6 +20,7 @@ mod client;
 mod instance;
 mod network;
 mod runtime;
+mod scripts;
 mod store;
 
 use self::{

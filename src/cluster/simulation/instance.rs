@@ -370,10 +370,19 @@ impl Instance {
         let queue = if is_silent { &self.frames } else { &self.writes };
         let mut backoff = Backoff::new();
         let mut held = VecDeque::new();
+        let mut former = None;
         loop {
             if let Ok(link) = self.network.connect(self.host).await {
                 let since = self.runtime.now();
-                if is_silent || self.pay_debts(&link).await.is_ok() {
+                // `Link::succeed`
+                let succeeds = match &former {
+                    Some(former) => self.network.kill(&link, Rc::clone(former)).await.is_ok(),
+                    None => true,
+                };
+                if succeeds {
+                    former = Some(Rc::clone(&link));
+                }
+                if succeeds && (is_silent || self.pay_debts(&link).await.is_ok()) {
                     let _ends = self.run(&link, queue, &mut held, is_silent).await;
                 }
                 self.network.close(&link);
@@ -485,6 +494,13 @@ impl Instance {
 
     fn settle_debts(self: &Rc<Self>) {
         for debt in self.take_debts() {
+            // Who comes back may have been entered before this in the queue.
+            if let Debt::Exit(_, room, id) = &debt
+                && self.is_coming(room, id)
+            {
+                self.debts.borrow_mut().push(debt);
+                continue;
+            }
             let command = debt.command();
             self.put(command, self.or_owe(debt));
         }
@@ -945,7 +961,12 @@ impl Instance {
             // `clean_rooms`
             let mut left = rooms.clone();
             while !left.is_empty() {
-                let reap = |room: &String| Command::ReapRoom { dead: dead.clone(), room: room.clone(), most: MEMBERS };
+                let reap = |room: &String| Command::ReapRoom {
+                    dead: dead.clone(),
+                    room: room.clone(),
+                    most: MEMBERS,
+                    order: Vec::new(),
+                };
                 let answers = self.many(left.iter().map(reap).collect()).await?;
                 let is_more = |answer: &Answer| matches!(answer, Answer::Reaped(n, _) if *n > 0);
                 left =

@@ -40,6 +40,8 @@ enum Up {
     Command(Command),
     Subscribe(Vec<String>),
     Unsubscribe(Vec<String>),
+    /// Another connection is ended.
+    Kill(Rc<Conn>),
     Close,
 }
 
@@ -62,8 +64,6 @@ pub(super) struct Conn {
     last: [Cell<Duration>; 2],
     /// What waits where a way is cut.
     up: RefCell<VecDeque<(Up, Option<oneshot::Sender<Answer>>)>>,
-    /// Since when.
-    stuck: Cell<Duration>,
     down: RefCell<VecDeque<Down>>,
     /// What was said unasked; None: that was all.
     pushed: RefCell<VecDeque<Option<(String, String)>>>,
@@ -159,7 +159,6 @@ impl Network {
             subscribed: RefCell::default(),
             last: Default::default(),
             up: RefCell::default(),
-            stuck: Cell::default(),
             down: RefCell::default(),
             pushed: RefCell::default(),
             came: Notify::new(),
@@ -206,6 +205,13 @@ impl Network {
 
     pub(super) async fn unsubscribe(self: &Rc<Self>, conn: &Rc<Conn>, topics: Vec<String>) -> Result<(), Broken> {
         let sent = self.send(conn, Up::Unsubscribe(topics));
+        self.runtime.timeout(TIMEOUT, sent).await.map_err(|_| Broken)?.map(|_| ())
+    }
+
+    /// Ends another connection: of what it had sent, nothing is carried out any
+    /// more.
+    pub(super) async fn kill(self: &Rc<Self>, conn: &Rc<Conn>, other: Rc<Conn>) -> Result<(), Broken> {
+        let sent = self.send(conn, Up::Kill(other));
         self.runtime.timeout(TIMEOUT, sent).await.map_err(|_| Broken)?.map(|_| ())
     }
 
@@ -264,9 +270,6 @@ impl Network {
 
     fn arrive(self: &Rc<Self>, conn: &Rc<Conn>, up: Up, answer: Option<oneshot::Sender<Answer>>) {
         if self.way(conn.host).is_cut_up || !conn.up.borrow().is_empty() {
-            if conn.up.borrow().is_empty() {
-                conn.stuck.set(self.runtime.now());
-            }
             conn.up.borrow_mut().push_back((up, answer));
             return;
         }
@@ -299,6 +302,12 @@ impl Network {
             }
             Up::Unsubscribe(topics) => {
                 conn.subscribed.borrow_mut().retain(|topic| !topics.contains(topic));
+                Answer::Int(0)
+            }
+            Up::Kill(other) => {
+                if other.is_served.get() {
+                    self.reset(&other);
+                }
                 Answer::Int(0)
             }
             Up::Close => {
@@ -440,12 +449,6 @@ impl Network {
 
     fn flush(self: &Rc<Self>, conn: &Rc<Conn>) {
         let way = self.way(conn.host);
-        if !conn.up.borrow().is_empty() && self.runtime.now() - conn.stuck.get() > TIMEOUT {
-            // The kernel has given it up before its user did.
-            conn.up.borrow_mut().clear();
-            self.reset(conn);
-            return;
-        }
         if !way.is_cut_up {
             let waiting = conn.up.take();
             for (up, answer) in waiting {

@@ -48,10 +48,12 @@ pub(super) enum Command {
         room: String,
         id: String,
     },
+    /// `order`: of the members, who is taken first.
     ReapRoom {
         dead: String,
         room: String,
         most: usize,
+        order: Vec<String>,
     },
     SignIn {
         me: String,
@@ -194,9 +196,9 @@ pub(super) struct State {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Room {
     pub(super) members: BTreeMap<String, String>,
-    order: BTreeMap<String, i64>,
+    pub(super) order: BTreeMap<String, i64>,
     pub(super) users: BTreeMap<String, i64>,
-    of: BTreeMap<String, BTreeSet<String>>,
+    pub(super) of: BTreeMap<String, BTreeSet<String>>,
     cleaned: BTreeSet<String>,
     count: i64,
     /// Who registered it last, for the checks.
@@ -350,10 +352,12 @@ impl State {
                 known.reset_count();
                 Answer::Int(i64::from(taken.is_some()))
             }
-            Command::ReapRoom { dead, room, most } => {
+            Command::ReapRoom { dead, room, most, order } => {
                 let known = self.rooms.entry(room.clone()).or_default();
                 known.cleaned.insert(dead.clone());
-                let ids: Vec<String> = known.of.get(dead).into_iter().flatten().take(*most).cloned().collect();
+                let mut ids: Vec<String> = known.of.get(dead).into_iter().flatten().cloned().collect();
+                ids.sort_by_key(|id| order.iter().position(|first| first == id));
+                ids.truncate(*most);
                 let mut taken = Vec::new();
                 for id in ids {
                     if let Some(by) = known.entered.get(&id).filter(|by| *by != dead) {

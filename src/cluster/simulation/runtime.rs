@@ -60,12 +60,15 @@ impl Wake for Alarm {
     }
 }
 
+/// What happens when, in order.
+type Timers = BTreeMap<(Duration, u64), Box<dyn FnOnce()>>;
+
 struct Inner {
     start: Instant,
     now: Cell<Duration>,
     next: Cell<u64>,
     random: RefCell<Random>,
-    timers: RefCell<BTreeMap<(Duration, u64), Box<dyn FnOnce()>>>,
+    timers: RefCell<Timers>,
     tasks: RefCell<BTreeMap<u64, Task>>,
     ready: Ready,
     hosts: RefCell<Vec<Host>>,

@@ -248,7 +248,7 @@ impl Sequence {
         self.random.pick(of).unwrap()
     }
 
-    fn some<'a>(&self, of: &[&'a str]) -> Vec<String> {
+    fn some(&self, of: &[&str]) -> Vec<String> {
         of.iter().filter(|_| self.random.chance(50)).map(|name| (*name).to_owned()).collect()
     }
 

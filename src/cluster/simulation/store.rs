@@ -505,6 +505,7 @@ impl State {
     }
 
     /// append.lua.
+    #[expect(clippy::too_many_arguments, reason = "the script's")]
     fn append(
         &mut self,
         context: &Context,

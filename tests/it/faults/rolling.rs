@@ -11,7 +11,7 @@ use crate::support::{TestClient, checker::Log, eventually, redis::RedisServer, u
 async fn f12_a_rolling_restart_loses_and_repeats_nothing_in_rooms_with_history() {
     let redis = RedisServer::start().await;
     let mut fleet = instances(&redis, ["a", "b", "c"]).await;
-    let urls: Vec<_> = fleet.iter().map(|it| it.url()).collect();
+    let urls: Vec<_> = fleet.iter().map(Instance::url).collect();
     let turned = |n: usize| [&urls[n % 3..], &urls[..n % 3]].concat();
     let log = Log::new();
     let rooms = ["kept:1", "kept:2"];

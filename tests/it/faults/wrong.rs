@@ -4,13 +4,7 @@
 use serde_json::json;
 
 use super::{FAST, ROOMS, gateway, instances, is_ready, member, trouble, url};
-use crate::support::{
-    eventually,
-    instance::Instance,
-    proxy::RoundRobin,
-    redis::RedisServer,
-    until,
-};
+use crate::support::{eventually, instance::Instance, proxy::RoundRobin, redis::RedisServer, until};
 
 fn config() -> String {
     format!("[cluster]\n{FAST}\n{ROOMS}")
@@ -123,7 +117,8 @@ async fn a_password_that_changes_while_running_is_named() {
     redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
     redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     eventually("it is said", || {
-        trouble(&a).is_some_and(|text| text.contains("NOAUTH") || text.contains("WRONGPASS") || text.contains("assword"))
+        trouble(&a)
+            .is_some_and(|text| text.contains("NOAUTH") || text.contains("WRONGPASS") || text.contains("assword"))
     })
     .await;
 }

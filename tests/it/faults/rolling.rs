@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Crew, finish, follow, instances, member, publish, stats};
-use crate::support::{TestClient, checker::Log, eventually, redis::RedisServer, until};
+use crate::support::{TestClient, checker::Log, eventually, instance::Instance, redis::RedisServer, until};
 
 #[tokio::test]
 async fn f12_a_rolling_restart_loses_and_repeats_nothing_in_rooms_with_history() {

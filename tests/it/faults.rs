@@ -14,7 +14,6 @@ use crate::support::{
     token, until,
 };
 
-
 mod chaos;
 mod death;
 mod failover;
@@ -175,10 +174,6 @@ impl Listener {
 
     fn closed(&self) -> Option<(u16, String)> {
         self.heard.lock().closed.clone()
-    }
-
-    fn n_pushes(&self, kind: &str) -> usize {
-        self.heard.lock().pushes.iter().filter(|(_, push)| push.get(kind).is_some()).count()
     }
 }
 

@@ -141,7 +141,7 @@ async fn r10_sentinels_fail_over_and_nothing_is_lost_silently() {
     let _replica = RedisServer::replica_of(&master).await;
     let sentinels = Sentinels::start(&master, 3).await;
     let (a, b) = (with_sentinels(&sentinels, "a").await, with_sentinels(&sentinels, "b").await);
-    let urls = vec![a.url(), b.url()];
+    let urls = [a.url(), b.url()];
     let log = Log::new();
     log.recoverable("kept:1");
     let mut crew = Crew::default();

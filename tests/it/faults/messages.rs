@@ -199,8 +199,7 @@ async fn a8_garbage_on_the_bus_is_counted_and_ignored() {
     let mut client = a.client().await;
     client.publish("kept:1", json!(0)).await;
     let channels = redis.channels().await;
-    let mut connection =
-        redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut connection = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     let mut random = super::Random(99);
     // Truncated and twisted ones of our own are the nastiest.
     let kept: Vec<redis::Value> =

@@ -5,13 +5,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{Crew, finish, follow, instances, member, publish, stats};
-use crate::support::{TestClient, checker::Log, eventually, redis::RedisServer, until};
+use crate::support::{TestClient, checker::Log, eventually, instance::Instance, redis::RedisServer, until};
 
 #[tokio::test]
 async fn f12_a_rolling_restart_loses_and_repeats_nothing_in_rooms_with_history() {
     let redis = RedisServer::start().await;
     let mut fleet = instances(&redis, ["a", "b", "c"]).await;
-    let urls: Vec<_> = fleet.iter().map(|it| it.url()).collect();
+    let urls: Vec<_> = fleet.iter().map(Instance::url).collect();
     let turned = |n: usize| [&urls[n % 3..], &urls[..n % 3]].concat();
     let log = Log::new();
     let rooms = ["kept:1", "kept:2"];

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::Value;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -26,11 +27,14 @@ const MEMBERS: usize = 256;
 /// wrong.
 const CHECK: u32 = 30;
 
-/// The same while it refuses what is asked.
+/// The same while it refuses what is asked, or something is wrong with it.
 const CHECK_SOON: u32 = 4;
 
 /// Members that are registered anew in one script.
 const REFILL: usize = 200;
+
+/// How many such scripts are under way at once.
+const AT_ONCE: usize = 256;
 
 /// What a beat was answered.
 enum Beat {
@@ -138,7 +142,8 @@ impl Heart {
         if !is_hearing {
             return Duration::from_millis(50);
         }
-        self.check_after(CHECK * sweep);
+        let is_wrong = self.cluster.wrong.lock().is_some();
+        self.check_after(if is_wrong { CHECK_SOON } else { CHECK } * sweep);
         let next = spread(sweep.mul_f64(0.8), sweep.mul_f64(1.2));
         next.min(self.observer.next() + Duration::from_millis(5)).min(self.next_beat.duration_since(now))
     }
@@ -251,22 +256,25 @@ impl Heart {
 /// Registers everything that is here, and takes out what is not.
 async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), BusError> {
     cluster.note(&cluster.ears.held()).await?;
-    for (user, connections) in receiver.users() {
-        for connection in connections {
-            let limit = crate::config::UserLimit::Reject;
-            cluster.sign_in(&user, &connection, usize::MAX >> 12, limit).await?;
-        }
-    }
+    let users = receiver.users().into_iter();
+    let connections =
+        users.flat_map(|(user, all)| all.into_iter().map(move |connection| (Arc::clone(&user), connection)));
+    let signing_in = stream::iter(connections).map(|(user, connection)| async move {
+        let limit = crate::config::UserLimit::Reject;
+        cluster.sign_in(&user, &connection, usize::MAX >> 12, limit).await
+    });
+    signing_in.buffer_unordered(AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await?;
     cluster.take_out_strays(receiver).await?;
-    for (room, members, told_of) in receiver.registered() {
+    let entering = stream::iter(receiver.registered()).map(|(room, members, told_of)| async move {
         for chunk in members.chunks(REFILL) {
             cluster.enter(&room, chunk, told_of).await?;
             for member in chunk.iter().filter(|member| !receiver.is_member(&room, &member.connection)) {
                 cluster.exit(&room, &member.connection);
             }
         }
-    }
-    Ok(())
+        Ok(())
+    });
+    entering.buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// Takes out what a dead instance held, if the claim to do so is won.

@@ -94,9 +94,9 @@ impl Rig {
         }
         // Neighbouring seeds begin alike.
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        (0..16).for_each(|_| {
+        for _ in 0..16 {
             random.next(2);
-        });
+        }
         Self { redis, proxies, instances, random }
     }
 

@@ -38,8 +38,7 @@ async fn an_acl_that_allows_too_little_is_named_at_the_start() {
     let line = allowed.lines().find_map(|line| line.strip_prefix("ACL SETUSER wayleave ")).unwrap();
     let words: Vec<_> = ["ACL", "SETUSER", "wayleave"].into_iter().chain(line.split(' ')).collect();
     redis.command(&words).await;
-    redis.command(&["ACL", "SETUSER", "wayleave", ">secret"]).await;
-    let bus = "[bus]\nusername = \"wayleave\"\npassword = \"secret\"";
+    let bus = "[bus]\nusername = \"wayleave\"\npassword = \"PASSWORD\"";
     let mut all = Vec::new();
     for name in ["a", "b"] {
         all.push(Instance::start(&format!("{bus}\n{}", config()), Some(&redis.url()), name).await);
@@ -55,16 +54,17 @@ async fn an_acl_that_allows_too_little_is_named_at_the_start() {
     drop(bob);
     all[1].kill();
     until("the other is gone", async || super::stats(&mut ann, "live:1").await == Some((1, 1))).await;
-    assert_eq!(redis.number("stats", "acl_access_denied_cmd").await, 0);
+    assert_eq!(redis.command(&["ACL", "LOG"]).await, redis::Value::Array(Vec::new()));
     redis.command(&["ACL", "SETUSER", "wayleave", "-info"]).await;
-    let said = refused(&redis, "username = \"wayleave\"\npassword = \"secret\"").await;
+    let said = refused(&redis, "username = \"wayleave\"\npassword = \"PASSWORD\"").await;
     assert!(said.contains("ACL") && said.contains("info"), "{said}");
 }
 
 #[tokio::test]
 async fn another_layout_is_named_at_the_start_and_while_running() {
     let redis = RedisServer::start().await;
-    let a = gateway(&url(&redis), "a", FAST).await;
+    // Thirty sweeps from one look at the server to the next.
+    let a = gateway(&url(&redis), "a", &FAST.replace("250ms", "100ms")).await;
     redis.command(&["SET", "wayleave:layout", "0"]).await;
     let said = refused(&redis, "").await;
     assert!(said.contains("layout version 0") && said.contains("bus.prefix"), "{said}");

@@ -194,19 +194,20 @@ impl Heart {
         let me = self.cluster.id();
         self.cluster.metrics.instances.set(i64::try_from(look.beats.len()).unwrap_or(i64::MAX));
         *self.cluster.look.lock() = look.clone();
-        let mut found = self.observer.look(Instant::now(), &me.to_string(), &look);
-        *self.cluster.silences.lock() = self.observer.silences();
-        let (has_been, before_me) = look.before(me);
-        found.extend(before_me);
         let current = Some((epoch, line));
         if self.known != current {
             if self.known.is_some() {
                 tracing::warn!("this is another Redis than before, or it has lost its data; registering anew");
                 self.must_refill = true;
                 *self.cluster.renewed.lock() = Some(Instant::now());
+                self.observer.lose_touch();
             }
             self.known = current;
         }
+        let mut found = self.observer.look(Instant::now(), &me.to_string(), &look);
+        *self.cluster.silences.lock() = self.observer.silences();
+        let (has_been, before_me) = look.before(me);
+        found.extend(before_me);
         // One that does not beat is seen by nobody, and nobody would clean up
         // after it.
         if self.must_refill && beats && !self.is_refilling && !has_been {

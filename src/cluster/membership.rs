@@ -138,7 +138,8 @@ impl Observer {
         beats.map(|((_, instance), seen)| (instance.clone(), seen.unchanged)).collect()
     }
 
-    /// Redis could not be asked: nor could the others show that they live.
+    /// Redis could not be asked, or has become another: nor could the others
+    /// show that they live.
     pub(super) fn lose_touch(&mut self) {
         self.last = None;
         self.seen.values_mut().for_each(|seen| seen.unchanged = Duration::ZERO);

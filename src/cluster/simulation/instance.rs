@@ -888,16 +888,17 @@ impl Instance {
 
     fn on_seen(self: &Rc<Self>, heart: &mut Heart, current: (String, String), look: &Look, counts: bool) {
         let me = self.id();
+        if heart.known.as_ref() != Some(&current) {
+            if heart.known.is_some() {
+                self.must_refill.set(true);
+                heart.observer.lose_touch();
+            }
+            heart.known = Some(current);
+        }
         let mut found = heart.observer.look(self.runtime.instant(), &me.to_string(), look);
         let (has_been, before_me) = look.before(me);
         found.extend(before_me);
         found.sort_by(|one, other| one.instance.cmp(&other.instance));
-        if heart.known.as_ref() != Some(&current) {
-            if heart.known.is_some() {
-                self.must_refill.set(true);
-            }
-            heart.known = Some(current);
-        }
         if self.must_refill.get() && counts && !heart.is_refilling && !has_been {
             heart.is_refilling = true;
             self.must_refill.set(false);

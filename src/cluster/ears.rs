@@ -101,6 +101,13 @@ impl Ears {
         self.is_up.load(Ordering::Relaxed)
     }
 
+    /// The instance becomes another one: everything held must be noted as held
+    /// by that, before anybody relies on it.
+    pub(super) fn note_again(&self) {
+        self.interest.lock().deaf();
+        self.wake.notify_one();
+    }
+
     /// Whose channels are held.
     pub(super) fn held(&self) -> Vec<Of> {
         self.interest.lock().all()

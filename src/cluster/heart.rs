@@ -109,6 +109,7 @@ impl Heart {
         match self.beat(beats).await {
             Ok(Beat::Deposed) => {
                 let before = self.cluster.id();
+                self.cluster.ears.note_again();
                 self.cluster.generation.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 *self.cluster.beaten.lock() = None;
                 self.cluster.metrics.deposed.inc();

@@ -172,7 +172,8 @@ impl Interest {
         over
     }
 
-    /// The connection is gone: nothing is heard, and everything is wanted.
+    /// The connection is gone, or all must be noted anew: nothing counts as
+    /// heard, and everything is wanted.
     pub(super) fn deaf(&mut self) {
         for (topic, entry) in &mut self.topics {
             entry.is_heard = false;

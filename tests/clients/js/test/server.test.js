@@ -44,7 +44,7 @@ test("what is not offered says so", async (t) => {
   const gateway = await Gateway.start(t, { auth: AUTH, rooms: [{ match: "chat" }] });
   const client = await Client.connected(t, gateway);
   const room = await client.joined("chat");
-  assert.equal((await refusal(room.subscription.history({ limit: 1 }))).code, 104);
+  assert.equal((await refusal(room.subscription.history({ limit: 1 }))).code, 108);
 });
 
 test("pings and their answers keep a connection", async (t) => {

@@ -95,8 +95,11 @@ impl Reading {
     /// holds up to there.
     #[must_use]
     pub fn continues(&self, epoch: &str, offset: u64) -> bool {
+        if offset > self.top {
+            return false;
+        }
         if *self.epoch == *epoch {
-            return offset <= self.top;
+            return true;
         }
         // Every fork between that epoch and ours must lie behind the offset.
         for (past, fork) in &self.past {
@@ -244,6 +247,8 @@ impl MemoryHistory {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn reading(epoch: &str, top: u64, past: &[(&str, u64)], offsets: &[u64]) -> Reading {
@@ -281,5 +286,93 @@ mod tests {
         let twice = |offsets: &[u64]| reading("c", 9, &[("b", 6), ("a", 8)], offsets);
         assert_eq!(twice(&[8, 9]).missed("a", 7), None);
         assert_eq!(offsets(twice(&[7, 8, 9]).missed("a", 6)), Some(vec![7, 8, 9]));
+    }
+
+    /// What a server has of a room: as append.lua and history.lua keep it.
+    #[derive(Debug, Clone)]
+    struct Server {
+        epoch: usize,
+        past: Vec<(usize, u64)>,
+        /// Every message, also those that are not kept any more.
+        all: Vec<u32>,
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        Append,
+        /// Another server takes over and has not had the last messages.
+        FailOver(usize),
+        /// Everything is lost.
+        Wipe,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![8 => Just(Event::Append), 2 => (0usize..5).prop_map(Event::FailOver), 1 => Just(Event::Wipe)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn who_is_said_to_have_recovered_has_what_the_room_has(
+            events in prop::collection::vec(event(), 1..60),
+            kept in 1usize..12,
+        ) {
+            let mut server = Server { epoch: 0, past: Vec::new(), all: Vec::new() };
+            // Everything that a client can have been told: where it stands, and what it has.
+            let mut told = vec![server.clone()];
+            for (n, event) in events.iter().enumerate() {
+                match event {
+                    Event::Append => server.all.push(u32::try_from(n).unwrap()),
+                    Event::FailOver(lost) => {
+                        server.all.truncate(server.all.len().saturating_sub(*lost));
+                        server.past.insert(0, (server.epoch, server.all.len() as u64));
+                        server.epoch = n + 1;
+                    }
+                    Event::Wipe => server = Server { epoch: n + 1, past: Vec::new(), all: Vec::new() },
+                }
+                told.push(server.clone());
+            }
+            let name = |epoch: usize| Arc::<str>::from(format!("e{epoch}"));
+            let frame = |message: &u32| Bytes::copy_from_slice(&message.to_le_bytes());
+            for client in told {
+                let (epoch, offset) = (name(client.epoch), client.all.len());
+                let is_here = server.epoch == client.epoch || server.past.iter().any(|(past, _)| *past == client.epoch);
+                let has_the_same = is_here && server.all.starts_with(&client.all);
+                let messages = server.all.iter().enumerate().skip(offset.max(server.all.len().saturating_sub(kept)));
+                let messages = messages.map(|(at, message)| Kept { offset: at as u64 + 1, frame: frame(message) });
+                let reading = Reading {
+                    epoch: name(server.epoch),
+                    top: server.all.len() as u64,
+                    past: server.past.iter().map(|(past, fork)| (name(*past), *fork)).collect(),
+                    messages: messages.collect(),
+                };
+                prop_assert_eq!(reading.continues(&epoch, offset as u64), has_the_same);
+                let expected = has_the_same && server.all.len() - offset <= kept;
+                let missed = reading.missed(&epoch, offset as u64);
+                prop_assert_eq!(missed.is_some(), expected);
+                if let Some(missed) = missed {
+                    let frames: Vec<Bytes> = missed.iter().map(|kept| kept.frame.clone()).collect();
+                    prop_assert_eq!(frames, server.all[offset..].iter().map(frame).collect::<Vec<_>>());
+                }
+            }
+        }
+
+        #[test]
+        fn of_any_reading_only_all_or_nothing_is_handed_out(
+            top in 0u64..20,
+            fork in 0u64..20,
+            offset in 0u64..20,
+            offsets in prop::collection::vec(0u64..20, 0..8),
+            is_past in any::<bool>(),
+        ) {
+            let read = reading("new", top, &[("old", fork)], &offsets);
+            let epoch = if is_past { "old" } else { "new" };
+            if let Some(missed) = read.missed(epoch, offset) {
+                let missed: Vec<u64> = missed.iter().map(|kept| kept.offset).collect();
+                prop_assert_eq!(missed, (offset + 1..=top).collect::<Vec<_>>());
+                prop_assert!(!is_past || offset <= fork);
+            }
+        }
     }
 }

@@ -415,6 +415,8 @@ pub fn borrowed<'a>(tags: &'a [Tag<'_>]) -> Vec<Tag<'a>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn publication(room: &str) -> Frame<'_> {
@@ -460,6 +462,70 @@ mod tests {
         let whole = publication("room").encode();
         for n in 0..whole.len() {
             let _no_panic = decode(&whole[..n]);
+        }
+    }
+
+    fn body() -> impl Strategy<Value = Body<'static>> {
+        let text = || ".{0,12}".prop_map(Cow::<str>::Owned);
+        let data = prop_oneof![
+            text().prop_map(Data::Text),
+            prop::collection::vec(any::<u8>(), 0..40).prop_map(|bytes| Data::Binary(bytes.into()))
+        ];
+        let member = (text(), text(), text(), text()).prop_map(|(connection, user, info, room_info)| Member {
+            connection,
+            user,
+            info,
+            room_info,
+        });
+        let members = || prop::collection::vec(member.clone(), 0..3);
+        let tags = || prop::collection::vec((text(), text()), 0..3);
+        let publication = (text(), any::<u64>(), any::<u32>(), prop::option::of(member.clone()), data.clone(), tags())
+            .prop_map(|(room, n, stream, sender, payload, tags)| {
+                Body::Publication(Publication { room, n, stream, sender, payload, tags })
+            });
+        let names = || prop::collection::vec(text(), 0..3);
+        let delivery = (any::<(u64, u64)>(), names(), names(), prop::option::of(member.clone()), data, tags())
+            .prop_map(|(id, to, except, sender, payload, tags)| {
+                Body::Delivery(Routed { id, to, except, sender, payload, tags })
+            });
+        let presence = (text(), members(), members())
+            .prop_map(|(room, joined, left)| Body::Presence(Changes { room, joined, left }));
+        prop_oneof![publication, delivery, presence, any::<u64>().prop_map(Body::Probe)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn whatever_is_written_is_read(
+            origin in any::<u64>(),
+            body in body(),
+            position in prop::option::of(("[0-9a-f]{1,10}", any::<u64>())),
+        ) {
+            let written = Frame { origin: BootId(origin), body };
+            let position = position.map(|(epoch, offset)| Position { epoch: epoch.into(), offset });
+            let prefix = position.as_ref().map_or_else(String::new, |at| format!("P{} {} ", at.offset, at.epoch));
+            let bytes = [prefix.as_bytes(), &written.encode()].concat();
+            let (read, found) = decode(&bytes).unwrap();
+            prop_assert_eq!(format!("{read:?}"), format!("{written:?}"));
+            prop_assert_eq!(found, position);
+        }
+
+        #[test]
+        fn nothing_that_comes_makes_it_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            body in body(),
+            at in any::<prop::sample::Index>(),
+            with in any::<u8>(),
+        ) {
+            let _garbage = decode(&bytes);
+            let _versioned = decode(&[&[VERSION], bytes.as_slice()].concat());
+            let _placed = decode(&[b"P1 e \x01", bytes.as_slice()].concat());
+            let mut frame = Frame { origin: BootId(1), body }.encode();
+            let at = at.index(frame.len());
+            frame[at] = with;
+            let _changed = decode(&frame);
+            let _cut_off = decode(&frame[..at]);
         }
     }
 }

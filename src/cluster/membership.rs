@@ -160,6 +160,8 @@ impl Observer {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn beats(values: &[(&str, u32)]) -> Look {
@@ -268,5 +270,43 @@ mod tests {
         observer.look(start, "me", &beats(&[("a", 1)]));
         observer.look(start + SECOND, "me", &beats(&[("a", 1)]));
         assert_eq!(observer.next(), 5 * SECOND);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        /// Each look: milliseconds since the last, whether Redis was away in
+        /// between, and who has beaten.
+        #[test]
+        fn whoever_is_found_was_silent_all_that_time_while_the_observer_looked(
+            looks in prop::collection::vec(
+                (0u64..2500, prop::bool::weighted(0.1), prop::array::uniform3(prop::bool::weighted(0.15))),
+                1..60,
+            ),
+        ) {
+            let (mut observer, start) = observer();
+            let (mut now, mut touch) = (start, start);
+            let (mut counts, mut changed) = ([0; 3], [start; 3]);
+            for (n, (gap, is_away, beat)) in looks.into_iter().enumerate() {
+                now += Duration::from_millis(gap);
+                if is_away {
+                    observer.lose_touch();
+                }
+                if n == 0 || is_away || Duration::from_millis(gap) > 2 * SECOND {
+                    touch = now;
+                }
+                for (n, has_beaten) in beat.into_iter().enumerate() {
+                    if has_beaten {
+                        (counts[n], changed[n]) = (counts[n] + 1, now);
+                    }
+                }
+                let found = observer.look(now, "me", &beats(&[("me", 0), ("0", counts[0]), ("1", counts[1]), ("2", counts[2])]));
+                let mut names: Vec<usize> = found.iter().map(|finding| finding.instance.parse().unwrap()).collect();
+                names.sort_unstable();
+                let silent = |n: &usize| now.duration_since(changed[*n].max(touch)) >= 6 * SECOND;
+                prop_assert_eq!(names, (0..3).filter(silent).collect::<Vec<_>>());
+                prop_assert!(observer.next() <= 6 * SECOND);
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
 FUZZ_SECONDS ?= 120
+SEEDS ?= 10000
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
 PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
@@ -18,7 +19,7 @@ PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
 
-.PHONY: help run cluster test lint bench bench-cluster fuzz chaos setup build plugins test-rust test-plugins test-clients test-browser
+.PHONY: help run cluster test lint bench bench-cluster fuzz chaos simulate setup build plugins test-rust test-plugins test-clients test-browser
 
 help:
 	sed -n 's/^## //p' Makefile
@@ -65,6 +66,11 @@ fuzz: setup
 chaos: setup
 	echo "== chaos"
 	env SECONDS=$(SECONDS) SEED=$(SEED) $(CARGO) test --quiet --test it -- --ignored --exact faults::chaos::chaos --nocapture
+
+## make simulate   many instances, with a Redis that fails, under 10,000 seeds (SEEDS=a-b)
+simulate: setup
+	echo "== simulating, seeds $(SEEDS)"
+	WAYLEAVE_SEEDS=$(SEEDS) $(CARGO) test --quiet --lib cluster::simulation -- --nocapture
 
 setup:
 	tests/setup

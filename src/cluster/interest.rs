@@ -323,95 +323,100 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(500))]
+            #![proptest_config(ProptestConfig::with_cases(500))]
 
-        #[test]
-        fn channels_are_heard_and_noted_while_they_are_held_and_a_little_longer(
-            steps in prop::collection::vec(step(), 1..120),
-        ) {
-            let names = ["0", "1", "2", "3"].map(topic);
-            let mut interest = Interest::default();
-            let mut now = Instant::now();
-            let mut holders = [0usize; 4];
-            let (mut subscribed, mut heard) = (BTreeSet::new(), BTreeSet::new());
-            let mut waiting: BTreeMap<usize, Vec<oneshot::Receiver<()>>> = BTreeMap::new();
-            // When nobody held it any more, and when it was left.
-            let (mut free, mut left) = (BTreeMap::new(), BTreeMap::new());
-            let mut noted = BTreeSet::new();
-            for step in steps {
-                match step {
-                    Step::Hold(n) => {
-                        let (held, wakes) = interest.hold(&names[n], Of::Room(n.to_string()));
-                        holders[n] += 1;
-                        (free.remove(&n), left.remove(&n));
-                        match held {
-                            Held::Heard => prop_assert!(heard.contains(&n)),
-                            Held::Soon(soon) => {
-                                prop_assert!(!heard.contains(&n));
-                                prop_assert!(wakes || !interest.wanted.is_empty());
-                                waiting.entry(n).or_default().push(soon);
+            #[test]
+            fn channels_are_heard_and_noted_while_they_are_held_and_a_little_longer(
+                steps in prop::collection::vec(step(), 1..120),
+            ) {
+                let names = ["0", "1", "2", "3"].map(topic);
+                let mut interest = Interest::default();
+                let mut now = Instant::now();
+                let mut holders = [0usize; 4];
+                let mut heard = BTreeSet::new();
+                let mut waiting: BTreeMap<usize, Vec<oneshot::Receiver<()>>> = BTreeMap::new();
+                // When nobody held it any more, and when it was left.
+                let (mut free, mut left) = (BTreeMap::new(), BTreeMap::new());
+                let mut noted = BTreeSet::new();
+                for step in steps {
+                    match step {
+                        Step::Hold(n) => {
+                            let (held, wakes) = interest.hold(&names[n], Of::Room(n.to_string()));
+                            holders[n] += 1;
+                            free.remove(&n);
+    left.remove(&n);
+                            match held {
+                                Held::Heard => prop_assert!(heard.contains(&n)),
+                                Held::Soon(soon) => {
+                                    prop_assert!(!heard.contains(&n));
+                                    prop_assert!(wakes || !interest.wanted.is_empty());
+                                    waiting.entry(n).or_default().push(soon);
+                                }
+                            }
+                        }
+                        Step::Release(n) if holders[n] > 0 => {
+                            interest.release(&names[n], now);
+                            holders[n] -= 1;
+                            if holders[n] == 0 {
+                                free.insert(n, now);
+                                waiting.remove(&n);
+                            }
+                        }
+                        Step::Release(_) => {}
+                        Step::Subscribe(succeeds) => {
+                            let wanted = interest.take_wanted(9);
+                            prop_assert_eq!(interest.of(&wanted).len(), wanted.len());
+                            if !succeeds {
+                                interest.want(wanted);
+                                continue;
+                            }
+                            interest.heard(&wanted);
+                            for n in wanted.iter().map(|topic| topic.parse::<usize>().unwrap()) {
+                                heard.insert(n);
+    noted.insert(n);
+                                for mut soon in waiting.remove(&n).unwrap_or_default() {
+                                    prop_assert_eq!(soon.try_recv(), Ok(()));
+                                }
+                            }
+                            prop_assert!(interest.is_complete());
+                        }
+                        Step::Deaf => {
+                            interest.deaf();
+                            heard.clear();
+                        }
+                        Step::Wait(ms) => now += Duration::from_millis(ms),
+                        Step::Sweep => {
+                            let expected: BTreeSet<usize> =
+                                left.iter().filter(|(_, since)| now.duration_since(**since) >= NOTED).map(|(n, _)| *n).collect();
+                            let found: Vec<Of> = interest.take_left(now, 9);
+                            let found: BTreeSet<usize> = found
+                                .into_iter()
+                                .map(|of| if let Of::Room(name) = of { name.parse().unwrap() } else { unreachable!() })
+                                .collect();
+                            prop_assert_eq!(&found, &expected);
+                            for n in found {
+                                left.remove(&n);
+    noted.remove(&n);
+                            }
+                            let expected: BTreeSet<usize> =
+                                free.iter().filter(|(_, since)| now.duration_since(**since) >= LINGER).map(|(n, _)| *n).collect();
+                            let found: BTreeSet<usize> =
+                                interest.take_idle(now, 9).iter().map(|topic| topic.parse().unwrap()).collect();
+                            prop_assert_eq!(&found, &expected);
+                            for n in found {
+                                free.remove(&n);
+    heard.remove(&n);
+    left.insert(n, now);
                             }
                         }
                     }
-                    Step::Release(n) if holders[n] > 0 => {
-                        interest.release(&names[n], now);
-                        holders[n] -= 1;
-                        if holders[n] == 0 {
-                            free.insert(n, now);
-                            waiting.remove(&n);
-                        }
+                    // Whoever holds hears, or somebody is about to subscribe; and is found by the note.
+                    for n in (0..4).filter(|n| holders[*n] > 0) {
+                        prop_assert!(heard.contains(&n) || interest.wanted.contains(&names[n]));
+                        prop_assert!(!heard.contains(&n) || noted.contains(&n));
                     }
-                    Step::Release(_) => {}
-                    Step::Subscribe(succeeds) => {
-                        let wanted = interest.take_wanted(9);
-                        prop_assert_eq!(interest.of(&wanted).len(), wanted.len());
-                        if !succeeds {
-                            interest.want(wanted);
-                            continue;
-                        }
-                        interest.heard(&wanted);
-                        for n in wanted.iter().map(|topic| topic.parse::<usize>().unwrap()) {
-                            (subscribed.insert(n), heard.insert(n), noted.insert(n));
-                            for mut soon in waiting.remove(&n).unwrap_or_default() {
-                                prop_assert_eq!(soon.try_recv(), Ok(()));
-                            }
-                        }
-                        prop_assert!(interest.is_complete());
-                    }
-                    Step::Deaf => {
-                        interest.deaf();
-                        (subscribed.clear(), heard.clear());
-                    }
-                    Step::Wait(ms) => now += Duration::from_millis(ms),
-                    Step::Sweep => {
-                        let expected: BTreeSet<usize> =
-                            left.iter().filter(|(_, since)| now.duration_since(**since) >= NOTED).map(|(n, _)| *n).collect();
-                        let found: Vec<Of> = interest.take_left(now, 9);
-                        let found: BTreeSet<usize> = found
-                            .into_iter()
-                            .map(|of| if let Of::Room(name) = of { name.parse().unwrap() } else { unreachable!() })
-                            .collect();
-                        prop_assert_eq!(&found, &expected);
-                        for n in found {
-                            (left.remove(&n), noted.remove(&n));
-                        }
-                        let expected: BTreeSet<usize> =
-                            free.iter().filter(|(_, since)| now.duration_since(**since) >= LINGER).map(|(n, _)| *n).collect();
-                        let found: BTreeSet<usize> =
-                            interest.take_idle(now, 9).iter().map(|topic| topic.parse().unwrap()).collect();
-                        prop_assert_eq!(&found, &expected);
-                        for n in found {
-                            (free.remove(&n), subscribed.remove(&n), heard.remove(&n), left.insert(n, now));
-                        }
-                    }
+                    prop_assert_eq!(interest.len(), (0..4).filter(|n| holders[*n] > 0 || free.contains_key(n)).count());
                 }
-                // Whoever holds hears, or somebody is about to subscribe; and is found by the note.
-                for n in (0..4).filter(|n| holders[*n] > 0) {
-                    prop_assert!(heard.contains(&n) || interest.wanted.contains(&names[n]));
-                    prop_assert!(!heard.contains(&n) || noted.contains(&n));
-                }
-                prop_assert_eq!(interest.len(), (0..4).filter(|n| holders[*n] > 0 || free.contains_key(n)).count());
             }
         }
-    }
 }

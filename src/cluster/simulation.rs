@@ -4,7 +4,8 @@
 //! quiet again.
 //!
 //! A seed does the same each time. `WAYLEAVE_SEED=7` runs one and prints its
-//! trace, `WAYLEAVE_SEEDS=10000` runs the first ten thousand.
+//! trace, `WAYLEAVE_SEEDS=10000` runs the first ten thousand, and
+//! `WAYLEAVE_SEEDS=10000-20000` the next (`make simulate`).
 
 use std::{
     cell::{Cell, RefCell},
@@ -42,6 +43,9 @@ const IN_TOUCH: Duration = Duration::from_secs(20);
 
 /// Seeds that run each time.
 const SEEDS: u64 = 300;
+
+/// Lines that are shown of the first that fails.
+const TRACE: usize = 300;
 
 const INSTANCES: usize = 3;
 const CLIENTS: usize = 7;
@@ -490,38 +494,35 @@ fn run(seed: u64, is_traced: bool) -> (Vec<String>, Vec<String>) {
     ends
 }
 
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+/// The seeds that are asked for.
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("WAYLEAVE_SEEDS") else { return 0..SEEDS };
+    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("WAYLEAVE_SEEDS: {text:?} is no number"));
+    text.split_once('-').map_or_else(|| 0..number(&text), |(first, end)| number(first)..number(end))
 }
 
 #[test]
 fn nothing_is_lost_doubled_or_left_over_whatever_fails() {
-    if let Some(seed) = number("WAYLEAVE_SEED") {
-        let (trace, wrong) = run(seed, true);
+    if let Ok(seed) = std::env::var("WAYLEAVE_SEED") {
+        let (trace, wrong) = run(seed.parse().expect("WAYLEAVE_SEED is a number"), true);
         println!("{}", trace.join("\n"));
         assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
         return;
     }
     let mut failed = Vec::new();
-    let seeds = number("WAYLEAVE_SEEDS").unwrap_or(SEEDS);
-    for seed in 0..seeds {
+    for seed in seeds() {
         let (_, wrong) = run(seed, false);
         if let Some(first) = wrong.first() {
             println!("seed {seed} ({:?}): {first}", Level::of(seed));
             if failed.is_empty() {
                 let (trace, _) = run(seed, true);
-                let tail = &trace[trace.len().saturating_sub(300)..];
-                println!("{}", tail.join("\n"));
+                println!("{}", trace[trace.len().saturating_sub(TRACE)..].join("\n"));
             }
             failed.push(seed);
         }
     }
-    assert!(
-        failed.is_empty(),
-        "{} of {seeds} seeds failed: {failed:?}; WAYLEAVE_SEED={} shows one",
-        failed.len(),
-        failed[0]
-    );
+    let hint = failed.first().map(|seed| format!("WAYLEAVE_SEED={seed} shows the first"));
+    assert!(failed.is_empty(), "{} of {} seeds failed: {failed:?}; {hint:?}", failed.len(), seeds().count());
 }
 
 #[test]

@@ -189,3 +189,80 @@ fn a_connection_that_several_targets_reach_is_reached_once() {
         assert_eq!(delivered, Delivered { queued: 3, slow: 0 });
     });
 }
+
+/// A room with two members that came at offset 0 of `e`, and a third that is
+/// held.
+async fn held(hub: &Hub, batch: &mut Batch<'_>) -> Vec<Arc<Connection>> {
+    let mut connections = Vec::new();
+    for n in 0..3 {
+        let connection = connection("").await;
+        connection.outbox.hold();
+        hub.add(&connection, 1).unwrap();
+        let held = Stand::Held(Waiting::default());
+        hub.join(&connection, &"a".into(), membership(), 9, held, &Told::default(), batch).unwrap();
+        if n < 2 {
+            assert!(hub.release(&connection, "a", &at("e", 0), None, true, batch));
+        }
+        connections.push(connection);
+    }
+    connections
+}
+
+fn at(epoch: &str, offset: u64) -> Position {
+    Position { epoch: epoch.into(), offset }
+}
+
+fn deliver(hub: &Hub, epoch: &str, offset: u64, batch: &mut Batch<'_>) -> Placed {
+    let push = crate::protocol::Push::Publication { room: "a", data: "1", sender: None, tags: &[], offset };
+    hub.deliver_at("a", &at(epoch, offset), &Broadcast::new(push), batch)
+}
+
+#[test]
+fn who_is_let_in_has_all_that_lies_between_it_and_the_others() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let flusher = Flusher::new(1);
+        let mut batch = Batch::new(&flusher);
+        for (position, moved, is_let_in) in [
+            // It has read 1; 2 waits for it.
+            (at("e", 1), None, true),
+            // It has read more than the others have heard.
+            (at("e", 5), None, true),
+            // The others never hear 3 and 4, and nor would it.
+            (at("e", 1), Some(at("e", 4)), false),
+            (at("e", 4), Some(at("e", 4)), true),
+            // It has read another history than they hear.
+            (at("f", 1), None, false),
+        ] {
+            let hub = Hub::new();
+            let connections = held(&hub, &mut batch).await;
+            assert!(matches!(deliver(&hub, "e", 1, &mut batch), Placed::Delivered(_)));
+            assert!(matches!(deliver(&hub, "e", 2, &mut batch), Placed::Delivered(_)));
+            if let Some(moved) = &moved {
+                assert_eq!(hub.move_position("a", &at("e", 2), moved, true).unwrap().len(), 2);
+            }
+            let released = hub.release(&connections[2], "a", &position, None, true, &mut batch);
+            assert_eq!(released, is_let_in, "{position:?} {moved:?}");
+            let expected = usize::from(is_let_in && position.offset == 1);
+            assert_eq!(connections[2].outbox.take().len(), expected);
+        }
+    });
+}
+
+#[test]
+fn a_room_is_moved_only_from_where_it_stands() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (hub, flusher) = (Hub::new(), Flusher::new(1));
+        let mut batch = Batch::new(&flusher);
+        let connections = held(&hub, &mut batch).await;
+        deliver(&hub, "e", 1, &mut batch);
+        assert!(hub.move_position("a", &at("e", 0), &at("f", 0), true).is_none(), "a late repair");
+        assert_eq!(hub.position("a"), Some(at("e", 1)));
+        // One that was told 3 when it came; and then that is lost.
+        assert!(hub.release(&connections[2], "a", &at("e", 3), None, true, &mut batch));
+        let ahead = hub.move_position("a", &at("e", 1), &at("f", 1), false).unwrap();
+        assert_eq!(ahead.iter().map(|connection| connection.id).collect::<Vec<_>>(), [connections[2].id]);
+        assert_eq!(hub.move_position("a", &at("f", 1), &at("g", 0), true).unwrap().len(), 3);
+    });
+}

@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use tokio::sync::{Mutex, Notify, oneshot};
 
 use super::{
@@ -929,19 +930,19 @@ impl Instance {
         let mut held = self.interest.borrow().all();
         held.sort_by_key(|of| format!("{of:?}"));
         self.note(&held).await?;
-        for (user, connection) in self.users() {
-            self.sign_in(&user, &connection).await?;
-        }
+        let users = self.users();
+        try_join_all(users.iter().map(|(user, connection)| self.sign_in(user, connection))).await?;
         self.take_out_strays().await?;
-        for (room, members) in self.registered() {
+        let entering = self.registered().into_iter().map(|(room, members)| async move {
             for chunk in members.chunks(REFILL) {
                 self.enter_all(&room, chunk).await?;
                 for (id, _) in chunk.iter().filter(|(id, _)| !self.is_member(&room, id)) {
                     self.exit(&room, id);
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        try_join_all(entering).await.map(|_| ())
     }
 
     async fn clean_up(&self, finding: &Finding) -> Result<(), BusError> {

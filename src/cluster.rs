@@ -1,8 +1,9 @@
 //! Many instances on one Redis: what they share, and how they hear each other.
 //!
 //! [`Cluster`] is what the router asks; what comes in goes to its [`Receiver`].
-//! Three connections are kept apart, since they fail apart: one writes, in
-//! order ([`pipeline`]), one hears ([`ears`]), one reads and beats ([`heart`]).
+//! Four connections are kept apart, since they fail apart: one writes, in order,
+//! and one publishes, unanswered ([`pipeline`]); one hears ([`ears`]); one reads
+//! and beats ([`heart`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 mod backoff;
 mod check;
+mod cleanup;
 mod ears;
 pub mod envelope;
 mod heart;
@@ -65,9 +67,6 @@ use crate::{
 pub trait Receiver: Send + Sync + 'static {
     /// A frame came, from another instance or from this one.
     fn on_frame(&self, origin: BootId, body: Body<'_>, position: Option<Position>);
-
-    /// Nothing is heard any more.
-    fn on_deaf(&self);
 
     /// Everything is heard again; something may have been missed.
     fn on_hearing(&self);

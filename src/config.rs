@@ -5,6 +5,7 @@
 //! names refer to things that exist. Paths are made absolute against the
 //! folder of the file.
 
+mod bus;
 mod pattern;
 mod read;
 mod rooms;
@@ -21,14 +22,15 @@ use toml::de::DeTable;
 
 use self::read::{Document, Table};
 pub use self::{
+    bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
     read::Mistake,
     rooms::{
         Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, Target,
         Template,
     },
     sections::{
-        ApiConfig, ApiKey, AuthConfig, BusConfig, ClusterConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig,
-        OnLimitDown, RedisConfig, RedisMode, Secret, ServerConfig, UserLimit,
+        ApiConfig, ApiKey, AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
+        ServerConfig, UserLimit,
     },
     value::{JoinLeave, Rate},
 };

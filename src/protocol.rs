@@ -150,8 +150,14 @@ impl Payload {
     pub fn to_json(&self) -> Cow<'_, str> {
         match self {
             Self::Text(text) => Cow::Borrowed(text),
-            Self::Binary(bytes) => Cow::Owned(format!("\"{}\"", data_encoding::BASE64.encode(bytes))),
+            Self::Binary(bytes) => Cow::Owned(Self::base64(bytes)),
         }
+    }
+
+    /// Bytes as a JSON string.
+    #[must_use]
+    pub fn base64(bytes: &[u8]) -> String {
+        format!("\"{}\"", data_encoding::BASE64.encode(bytes))
     }
 }
 
@@ -182,7 +188,7 @@ pub enum Reply<'a> {
     /// To `Connect`.
     Connected(Welcome<'a>),
     /// To `Join`.
-    Joined(JoinedRoom<'a>),
+    Joined(&'a JoinedRoom<'a>),
     /// To `Leave`.
     Left,
     /// To `Publish`.

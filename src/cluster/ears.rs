@@ -150,7 +150,6 @@ impl Ears {
             self.interest.lock().deaf();
             self.metrics.lost_link("subscribe");
             tracing::warn!(error = %end, "the subscribing connection to Redis is lost");
-            receiver.on_deaf();
             tokio::select! {
                 () = backoff.wait() => {}
                 () = stop.cancelled() => return,

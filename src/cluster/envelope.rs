@@ -376,6 +376,15 @@ impl<'a> From<&'a Payload> for Data<'a> {
 }
 
 impl Data<'_> {
+    /// As clients that speak JSON get it, as [`Payload::to_json`] has it.
+    #[must_use]
+    pub fn to_json(&self) -> Cow<'_, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Binary(bytes) => Cow::Owned(Payload::base64(bytes)),
+        }
+    }
+
     /// As the rest of the gateway has it.
     #[must_use]
     pub fn into_payload(self) -> Payload {

@@ -8,7 +8,7 @@ use redis::Value;
 use super::{
     BusError, Cluster,
     envelope::{Body, Frame},
-    pipeline::Done,
+    pipeline::{Done, garbled, parse},
     script,
 };
 use crate::{
@@ -21,10 +21,6 @@ use crate::{
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn garbled() -> BusError {
-    BusError::Refused("an answer that is not as expected".into())
 }
 
 impl Cluster {
@@ -67,7 +63,7 @@ impl Cluster {
     /// If Redis does not answer.
     pub async fn read(&self, room: &str, range: Range, keep: HistoryConfig) -> Result<Reading, BusError> {
         let (command, key) = self.reading(room, range, keep);
-        parse(self.reader.one(command, &key).await?)
+        reading_of(self.reader.one(command, &key).await?)
     }
 
     /// The positions of several rooms, in order.
@@ -79,7 +75,7 @@ impl Cluster {
         rooms: &[(Arc<str>, HistoryConfig)],
     ) -> Result<Vec<Result<Reading, BusError>>, BusError> {
         let commands = rooms.iter().map(|(room, keep)| self.reading(room, Range::Nothing, *keep)).collect();
-        Ok(self.reader.all(commands).await?.into_iter().map(|answer| answer.and_then(parse)).collect())
+        Ok(self.reader.all(commands).await?.into_iter().map(|answer| answer.and_then(reading_of)).collect())
     }
 
     fn reading(&self, room: &str, range: Range, keep: HistoryConfig) -> (redis::Cmd, String) {
@@ -107,17 +103,16 @@ impl Cluster {
 }
 
 fn appended(answer: Value) -> Result<Appended, BusError> {
-    let (is_new, offset, epoch): (u8, u64, String) = redis::from_redis_value(answer).map_err(|_| garbled())?;
+    let (is_new, offset, epoch): (u8, u64, String) = parse(answer)?;
     Ok(Appended { position: Position { epoch: epoch.into(), offset }, is_new: is_new == 1 })
 }
 
-fn parse(answer: Value) -> Result<Reading, BusError> {
-    let (epoch, top, past, found): (String, u64, String, Vec<Value>) =
-        redis::from_redis_value(answer).map_err(|_| garbled())?;
+fn reading_of(answer: Value) -> Result<Reading, BusError> {
+    let (epoch, top, past, found): (String, u64, String, Vec<Value>) = parse(answer)?;
     let mut messages = Vec::with_capacity(found.len() / 2);
     let mut found = found.into_iter();
     while let (Some(offset), Some(frame)) = (found.next(), found.next()) {
-        let offset = redis::from_redis_value(offset).map_err(|_| garbled())?;
+        let offset = parse(offset)?;
         let Value::BulkString(frame) = frame else { return Err(garbled()) };
         messages.push(Kept { offset, frame: Bytes::from(frame) });
     }

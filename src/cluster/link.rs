@@ -11,6 +11,7 @@ use redis::{
     cluster_routing::{
         MultipleNodeRoutingInfo, ResponsePolicy, Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr,
     },
+    io::tcp::TcpSettings,
     sentinel::{SentinelClientBuilder, SentinelServerType},
 };
 
@@ -97,7 +98,7 @@ impl Wiring {
         if let Some(password) = &self.config.password {
             settings = settings.set_password(password.expose());
         }
-        Ok(info.set_redis_settings(settings))
+        Ok(info.set_redis_settings(settings).set_tcp_settings(prompt()))
     }
 
     /// A new connection, named after what it is for. `on_push` makes it one
@@ -127,6 +128,7 @@ impl Wiring {
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(self.config.timeout)
+                    .tcp_settings(prompt())
                     .overall_response_timeout(Some(self.config.timeout * 2))
                     // The library would send a command again whose fate is not
                     // known. What is refused for a moved slot is tried again by
@@ -165,6 +167,7 @@ impl Wiring {
                 let is_tls = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
                 let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
                     .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+                    .set_client_to_redis_tcp_settings(prompt())
                     .set_client_to_redis_db(first.redis_settings().db());
                 if is_tls {
                     builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
@@ -185,6 +188,12 @@ impl Wiring {
             }
         }
     }
+}
+
+/// What is written goes out at once. The library leaves it to the kernel, which
+/// would hold back a second message until the first is acknowledged.
+fn prompt() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 fn pushes(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {

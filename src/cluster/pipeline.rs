@@ -309,6 +309,16 @@ async fn with_scripts(
     Ok(answers)
 }
 
+/// Reads an answer.
+pub(super) fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, BusError> {
+    redis::from_redis_value(value).map_err(|_| garbled())
+}
+
+/// What an answer is that makes no sense.
+pub(super) fn garbled() -> BusError {
+    BusError::Refused("an answer that is not as expected".into())
+}
+
 /// What an error means for the one who asked.
 pub(super) fn classify(error: &RedisError) -> BusError {
     match error.code() {

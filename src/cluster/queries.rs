@@ -5,15 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use redis::Value;
 
-use super::{BusError, Cluster};
+use super::{BusError, Cluster, pipeline::parse};
 use crate::id::{BootId, InstanceId};
 
 /// Rooms in one question.
 const ROOMS: usize = 512;
-
-fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, BusError> {
-    redis::from_redis_value(value).map_err(|_| BusError::Refused("an answer that is not as expected".into()))
-}
 
 impl Cluster {
     /// The instances that beat, itself among them. It is asked anew, so that
@@ -34,7 +30,7 @@ impl Cluster {
         Ok(instances)
     }
 
-    /// The instances that hear a room, or have until a moment ago.
+    /// The instances that hear a room, or have until about a minute ago.
     ///
     /// # Errors
     /// If Redis does not answer.

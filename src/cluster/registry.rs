@@ -9,7 +9,7 @@ use super::{
     BusError, Cluster, Debt,
     envelope::{self, Body},
     interest::Of,
-    pipeline::Done,
+    pipeline::{Done, garbled, parse},
     script,
 };
 use crate::{
@@ -65,14 +65,6 @@ pub struct InstanceInfo {
     /// How long its beat had not changed at the last look; None: it was not
     /// seen then.
     pub silent: Option<std::time::Duration>,
-}
-
-fn garbled() -> BusError {
-    BusError::Refused("an answer that is not as expected".into())
-}
-
-fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, BusError> {
-    redis::from_redis_value(value).map_err(|_| garbled())
 }
 
 /// The member in a value that the scripts keep.

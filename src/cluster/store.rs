@@ -8,6 +8,7 @@ use redis::Value;
 use super::{
     BusError, Cluster,
     envelope::{Body, Change, Frame},
+    pipeline::{garbled, parse},
     script,
 };
 
@@ -27,14 +28,6 @@ pub struct Granted {
     pub tokens: u64,
     /// When the next one is there, if none is left.
     pub retry_after: Duration,
-}
-
-fn garbled() -> BusError {
-    BusError::Refused("an answer that is not as expected".into())
-}
-
-fn parse<T: redis::FromRedisValue>(value: Value) -> Result<T, BusError> {
-    redis::from_redis_value(value).map_err(|_| garbled())
 }
 
 impl Cluster {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::room::Position;
 use crate::{
     plugin::Permission,
     protocol::Encoding,

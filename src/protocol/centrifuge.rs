@@ -222,8 +222,9 @@ fn is_empty_object(line: &str) -> bool {
     line.bytes().filter(|byte| !byte.is_ascii_whitespace()).eq(*b"{}")
 }
 
+/// Somebody, as clients and the server API see it.
 #[derive(Serialize)]
-struct WireInfo<'a> {
+pub(crate) struct WireInfo<'a> {
     client: &'a str,
     user: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]

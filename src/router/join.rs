@@ -363,7 +363,7 @@ impl Router {
 impl Greeting {
     fn frame(&self, connection: &Connection, room: &str, joined: &JoinedRoom<'_>) -> Option<Bytes> {
         match self {
-            Self::Reply(id) => Some(connection.encoding.reply(*id, &Reply::Joined(joined.clone()))),
+            Self::Reply(id) => Some(connection.encoding.reply(*id, &Reply::Joined(joined))),
             Self::Push => Some(connection.encoding.push(&Push::YouJoined { room, joined })),
             Self::Welcome => None,
         }

@@ -124,9 +124,12 @@ impl Router {
     /// If it has asked too much, with the time after which it may again; or if
     /// Redis does not answer and the config wants that to be a refusal.
     pub async fn limit_user(self: &Arc<Self>, connection: &Connection) -> Result<(), Refusal> {
-        let generation = self.generation();
-        let limits = &generation.config.limits;
-        let Some(rate) = limits.user_commands.filter(|_| !connection.user.is_empty()) else { return Ok(()) };
+        let (rate, when_down) = {
+            let generation = self.generation.load();
+            let limits = &generation.config.limits;
+            (limits.user_commands, limits.user_commands_down)
+        };
+        let Some(rate) = rate.filter(|_| !connection.user.is_empty()) else { return Ok(()) };
         let (user, now) = (&connection.user, Instant::now());
         match self.limits.look(user, rate, now) {
             Looked::Yes => return Ok(()),
@@ -149,7 +152,7 @@ impl Router {
                 Looked::Ask => Err(too_many(Duration::from_millis(1))),
             };
         }
-        match limits.user_commands_down {
+        match when_down {
             OnLimitDown::Open => self.limits.take_here(user, rate, now).map_err(too_many),
             OnLimitDown::Closed => Err(Refusal::BUS_DOWN),
         }

@@ -71,7 +71,7 @@ pub(super) fn past_publication(kept: &Kept) -> Option<PastPublication> {
     Some(PastPublication {
         offset: kept.offset,
         sender: publication.sender.as_ref().map(envelope::Member::to_info),
-        data: publication.payload.into_payload().to_json().into_owned(),
+        data: publication.payload.to_json().into_owned(),
         tags: publication.tags.into_iter().map(owned).collect(),
     })
 }
@@ -99,8 +99,6 @@ impl Receiver for Remote {
             _ => {}
         }
     }
-
-    fn on_deaf(&self) {}
 
     fn on_hearing(&self) {
         let Some(router) = self.0.upgrade() else { return };
@@ -195,11 +193,10 @@ impl Router {
     }
 
     fn on_publication(&self, publication: &Publication<'_>) {
-        let payload = publication.payload.clone().into_payload();
         let sender = publication.sender.as_ref().map(envelope::Member::to_info);
         let push = Push::Publication {
             room: &publication.room,
-            data: &payload.to_json(),
+            data: &publication.payload.to_json(),
             sender: sender.as_ref(),
             tags: &publication.tags,
             offset: 0,
@@ -211,11 +208,10 @@ impl Router {
     }
 
     fn on_kept(self: &Arc<Self>, publication: &Publication<'_>, position: &Position) {
-        let payload = publication.payload.clone().into_payload();
         let sender = publication.sender.as_ref().map(envelope::Member::to_info);
         let push = Push::Publication {
             room: &publication.room,
-            data: &payload.to_json(),
+            data: &publication.payload.to_json(),
             sender: sender.as_ref(),
             tags: &publication.tags,
             offset: position.offset,

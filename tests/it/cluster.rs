@@ -262,3 +262,61 @@ async fn plugins_share_their_store_and_one_instance_ticks() {
     while left.try_push(Duration::from_millis(10)).await.is_ok() {}
     assert_eq!(left.heard("room:1").await, json!(1000));
 }
+
+/// With a grace, one whose connection broke off has not left if it is back in
+/// time, on whichever instance; one that closes has.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_back_within_the_grace_has_not_left() {
+    let redis = RedisServer::start().await;
+    let more = "[[rooms]]\nmatch = \"calm:*\"\npresence = true\njoin_leave = \"users\"\npresence_grace = \"2s\"\npublish = \"anyone\"";
+    let [a, b] = gateways::<2>(&redis, more).await;
+    let mut watcher = b.client().await;
+    watcher.join("calm:1").await;
+    let mut ann = a.user("ann").await;
+    ann.join("calm:1").await;
+    assert_eq!(watcher.push().await["join"]["info"]["user"], json!("ann"));
+    ann.abort();
+    eventually("its end is noticed", || a.hub().n_connections() == 0).await;
+    let mut back = b.user("ann").await;
+    back.join("calm:1").await;
+    // When the broken one is let go, nobody is told.
+    eventually("it was let go", || a.hub().n_rooms() == 0).await;
+    back.publish("calm:1", json!("still here")).await;
+    let push = watcher.push().await;
+    assert_eq!(push["pub"]["data"], json!("still here"), "{push}");
+    let stats = watcher.ask("presence_stats", json!({ "channel": "calm:1" })).await;
+    assert_eq!(stats["presence_stats"]["num_users"], json!(2));
+    // One that does not come back leaves when its time is over, one that closes
+    // leaves at once.
+    back.leave().await;
+    let push = watcher.push().await;
+    assert_eq!(push["leave"]["info"]["user"], json!("ann"), "{push}");
+    let mut eve = a.user("eve").await;
+    eve.join("calm:1").await;
+    assert_eq!(watcher.push().await["join"]["info"]["user"], json!("eve"));
+    eve.abort();
+    assert_eq!(watcher.push().await["leave"]["info"]["user"], json!("eve"));
+}
+
+/// A user's connections are counted over all instances.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_so_many_connections_on_all_instances_together() {
+    let redis = RedisServer::start().await;
+    let [a, b] = gateways::<2>(&redis, "[limits]\nconnections_per_user = 2").await;
+    let (first, _second) = (a.user("ann").await, b.user("ann").await);
+    let hello = json!({ "token": crate::support::token(&json!({ "sub": "ann" })) });
+    let mut third = b.socket().await;
+    third.say(&json!({ "id": 1, "connect": hello }).to_string()).await;
+    assert_eq!(third.closed().await.0, 3504);
+    first.leave().await;
+    eventually("one has gone", || a.hub().n_connections() == 0).await;
+    b.user("ann").await;
+
+    let redis = RedisServer::start().await;
+    let [a, b] = gateways::<2>(&redis, "[limits]\nconnections_per_user = 2\nuser_limit = \"close-oldest\"").await;
+    let (mut first, mut second) = (a.user("ann").await, b.user("ann").await);
+    let mut third = b.user("ann").await;
+    assert_eq!(first.closed().await.0, 3504);
+    second.heard_nothing().await;
+    third.heard_nothing().await;
+}

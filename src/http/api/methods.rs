@@ -18,7 +18,7 @@ use crate::{
     cluster::envelope::What,
     config::Target,
     id::{BootId, ConnectionId},
-    protocol::{Close, MemberInfo, Refusal, Seen},
+    protocol::{Close, MemberInfo, Refusal, Seen, centrifuge::WireInfo as Info},
     room::{Position, records::Edit},
     router::{Act, Acted, Gathered, InstanceReport, Known, Message, records::to_json},
 };
@@ -247,7 +247,7 @@ async fn disconnect(web: &Web, parameters: &[u8]) -> Answer {
 async fn presence(web: &Web, parameters: &[u8]) -> Answer {
     let wire: wire::Channel<'_> = read(parameters)?;
     let Known { value, is_stale } = web.router.presence_for_server(required("channel", &wire.channel)?).await?;
-    let presence: BTreeMap<&str, wire::Info<'_>> =
+    let presence: BTreeMap<&str, Info<'_>> =
         value.iter().map(|member| (member.connection.as_str(), member.into())).collect();
     stated(BTreeMap::from([("presence", presence)]), is_stale)
 }
@@ -471,7 +471,7 @@ async fn users(web: &Web, parameters: &[u8]) -> Answer {
 async fn members(web: &Web, parameters: &[u8]) -> Answer {
     #[derive(Serialize)]
     struct Result<'a> {
-        members: Vec<wire::Info<'a>>,
+        members: Vec<Info<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<String>,
     }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     config::Target,
-    protocol::{MemberInfo, PastPublication, Payload, Refusal, Tag},
+    protocol::{PastPublication, Payload, Refusal, Tag, centrifuge::WireInfo as Info},
 };
 
 /// A refusal for what makes no sense, and why.
@@ -268,30 +268,6 @@ pub(super) struct Reload {
 
 #[derive(Deserialize)]
 pub(super) struct Nothing {}
-
-/// Somebody, as clients see it too.
-#[derive(Serialize)]
-pub(super) struct Info<'a> {
-    client: &'a str,
-    user: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conn_info: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    chan_info: Option<&'a RawValue>,
-}
-
-impl<'a> From<&'a MemberInfo> for Info<'a> {
-    fn from(member: &'a MemberInfo) -> Self {
-        // Both were checked to be JSON when they came in.
-        let raw = |text: &'a str| serde_json::from_str(text).ok();
-        Self {
-            client: &member.connection,
-            user: &member.user,
-            conn_info: raw(&member.info),
-            chan_info: raw(&member.room_info),
-        }
-    }
-}
 
 /// A message from a room's history.
 #[derive(Serialize)]

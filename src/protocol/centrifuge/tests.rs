@@ -94,5 +94,5 @@ fn pushes_and_replies_have_their_shape() {
         &encode_reply(1, &Reply::Presence(vec![member])),
         r#"{"id":1,"presence":{"presence":{"c":{"client":"c","user":"ada","conn_info":{"name":"Ada"}}}}}"#,
     );
-    check_text(&encode_reply(9, &Reply::Joined(JoinedRoom::default())), r#"{"id":9,"subscribe":{}}"#);
+    check_text(&encode_reply(9, &Reply::Joined(&JoinedRoom::default())), r#"{"id":9,"subscribe":{}}"#);
 }

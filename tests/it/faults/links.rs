@@ -120,26 +120,29 @@ async fn f9_a_stopped_instance_that_redis_gives_up_finds_what_it_missed() {
     eventually("the room with history has all", || listener.numbers("kept:1").len() as u64 == N).await;
     let repaired = resumed.elapsed();
     assert_eq!(in_order(&listener.numbers("kept:1"), N), 0);
+    let mut sent = N;
     until("the live room goes on", async || {
         client.publish("plain:1", json!({ "n": N })).await;
+        sent += 1;
         listener.data("plain:1").iter().any(|data| data["n"] == json!(N))
+    })
+    .await;
+    // Those that were sent while it came back are numbered N too, and the last of them may be on its way.
+    until("each is heard or counted as missed", async || {
+        let missed = b.metric("wayleave_bus_missed_total").await;
+        missed + listener.data("plain:1").len() as f64 == sent as f64
     })
     .await;
     let mut came: Vec<u64> = listener.data("plain:1").iter().filter_map(|data| data["n"].as_u64()).collect();
     came.dedup();
-    let missing = in_order(&came, N + 1) as f64;
-    // Those that were sent while it came back are numbered N too.
-    let extra = a.metric("wayleave_messages_total").await
-        - 2.0 * N as f64
-        - listener.data("plain:1").iter().filter(|data| data["n"] == json!(N)).count() as f64;
+    let missing = in_order(&came, N + 1);
     println!(
         "f9: {missing} of {N} missing in the live room, 0 in the other, {repaired:?} after it went on; \
          a grew by {} KiB, Redis by {} KiB",
         grown >> 10,
         held >> 10
     );
-    assert!(missing > 0.0, "the buffer was too large for this test");
-    assert_eq!(b.metric("wayleave_bus_missed_total").await, missing + extra);
+    assert!(missing > 0, "the buffer was too large for this test");
     assert!(grown < 64 << 20 && held < 64 << 20);
     assert_eq!(listener.closed(), None);
 }

@@ -1,9 +1,9 @@
 //! Many instances on one Redis: what they share, and how they hear each other.
 //!
 //! [`Cluster`] is what the router asks; what comes in goes to its [`Receiver`].
-//! Four connections are kept apart, since they fail apart: one writes, in order,
-//! and one publishes, unanswered ([`pipeline`]); one hears ([`ears`]); one reads
-//! and beats ([`heart`]).
+//! Four connections are kept apart, since they fail apart: one writes, in order
+//! ([`pipeline`]); one publishes, unanswered ([`publisher`]); one hears
+//! ([`ears`]); one reads and beats ([`heart`]).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -32,12 +32,14 @@ mod link;
 mod membership;
 mod metrics;
 mod pipeline;
+mod publisher;
 mod queries;
 mod reader;
 mod registry;
 mod script;
 #[cfg(test)]
 mod simulation;
+mod socket;
 mod store;
 
 use self::{
@@ -46,7 +48,8 @@ use self::{
     envelope::{Body, Changes, Frame, Member},
     keys::Keys,
     link::{Link, Wiring},
-    pipeline::{Done, Pipeline},
+    pipeline::Pipeline,
+    publisher::Publisher,
     reader::Reader,
 };
 pub use self::{
@@ -107,8 +110,7 @@ pub struct Cluster {
     wiring: Wiring,
     keys: Keys,
     pipeline: Pipeline,
-    /// Messages that nobody answers, on a connection of their own.
-    publisher: Pipeline,
+    publisher: Publisher,
     /// Cancelled to end the connection that publishes.
     publishing: Mutex<CancellationToken>,
     ears: Arc<Ears>,
@@ -129,9 +131,6 @@ pub struct Cluster {
     trouble: Mutex<Option<String>>,
     /// What is wrong with the server itself, as the last check has found.
     wrong: Mutex<Option<String>>,
-    /// Counts what is sent to each room.
-    counts: Mutex<HashMap<Box<str>, (Instant, u32, u64)>>,
-    streams: AtomicU32,
     deliveries: AtomicU64,
     /// Counts.
     pub metrics: ClusterMetrics,
@@ -143,9 +142,6 @@ enum Debt {
     Exit { room: String, connection: String, instance: InstanceId },
     SignOut { user: String, connection: String, instance: InstanceId },
 }
-
-/// Rooms whose messages are counted; the idlest are forgotten beyond that.
-const COUNTS: usize = 16_384;
 
 impl Cluster {
     /// Connects, and checks that this Redis is one to work with. If it cannot
@@ -161,8 +157,8 @@ impl Cluster {
     ) -> anyhow::Result<(Arc<Self>, Starter)> {
         let name = if config.name.is_empty() { format!("{boot}") } else { config.name.clone() };
         let keys = Keys::new(&redis.prefix);
-        let (pipeline, writes) = pipeline::queue(redis.queue, config.ttl, false, metrics.clone());
-        let (publisher, frames) = pipeline::queue(redis.queue, config.ttl, true, metrics.clone());
+        let (pipeline, writes) = pipeline::queue(redis.queue, config.ttl, metrics.clone());
+        let publisher = Publisher::new(redis.queue, config.ttl, metrics.clone());
         let wiring = Wiring::new(redis, &name);
         let ears = Arc::new(Ears::new(boot, metrics.clone()));
         let cluster = Self {
@@ -185,8 +181,6 @@ impl Cluster {
             silences: Mutex::default(),
             trouble: Mutex::default(),
             wrong: Mutex::default(),
-            counts: Mutex::default(),
-            streams: AtomicU32::new(u32::from_le_bytes(crate::id::random_bytes())),
             deliveries: AtomicU64::new(1),
             metrics,
         };
@@ -200,7 +194,7 @@ impl Cluster {
                 *cluster.trouble.lock() = Some(error.to_string());
             }
         }
-        Ok((Arc::new(cluster), Starter { writes, frames }))
+        Ok((Arc::new(cluster), Starter { writes }))
     }
 
     /// This run.
@@ -252,6 +246,7 @@ impl Cluster {
         self.wiring.timeout() + Duration::from_millis(500)
     }
 
+    /// The command with which a script publishes.
     fn publish_command(&self) -> &'static str {
         if self.wiring.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
     }
@@ -292,34 +287,15 @@ impl Cluster {
         self.publish(self.keys.everyone_topic(), body);
     }
 
-    fn publish(&self, topic: String, body: Body<'_>) {
-        let frame = Frame { origin: self.boot, body }.encode();
-        self.metrics.sent.inc();
-        let mut command = redis::cmd(self.publish_command());
-        command.arg(&topic).arg(frame);
-        self.publisher.put(command, topic, Done::Nobody);
+    /// Sends a frame to whoever hears a live room: of the number of a series of
+    /// messages, and of its count in that, from 1.
+    pub fn to_room_counted<'a>(&self, room: &str, body: impl FnOnce(u32, u64) -> Body<'a>) {
+        let frame = |stream, n| Frame { origin: self.boot, body: body(stream, n) }.encode();
+        self.publisher.publish_counted(room, self.keys.room_topic(room), frame);
     }
 
-    /// The next count of a message to a live room, with the number of its
-    /// series.
-    pub fn series(&self, room: &str) -> (u32, u64) {
-        let now = Instant::now();
-        let mut counts = self.counts.lock();
-        if let Some((used, stream, n)) = counts.get_mut(room) {
-            *used = now;
-            *n += 1;
-            return (*stream, *n);
-        }
-        if counts.len() >= COUNTS {
-            let oldest = now.checked_sub(Duration::from_secs(60)).unwrap_or(now);
-            counts.retain(|_, (used, ..)| *used > oldest);
-            if counts.len() >= COUNTS {
-                counts.clear();
-            }
-        }
-        let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        counts.insert(room.into(), (now, stream, 1));
-        (stream, 1)
+    fn publish(&self, topic: String, body: Body<'_>) {
+        self.publisher.publish(topic, Frame { origin: self.boot, body }.encode());
     }
 
     /// Tells the copies of one delivery.
@@ -402,6 +378,22 @@ impl Cluster {
         Ok(())
     }
 
+    fn on_lost(&self, role: &'static str, error: &RedisError, since: Instant, backoff: &mut Backoff) {
+        tracing::warn!(%error, role, "a connection to Redis is lost");
+        *self.trouble.lock() = Some(error.to_string());
+        self.metrics.lost_link(role);
+        // One that takes us in and does nothing, such as one that is loading,
+        // is not asked faster.
+        if since.elapsed() > LASTING {
+            backoff.reset();
+        }
+    }
+
+    fn on_unreachable(&self, role: &'static str, error: &RedisError) {
+        tracing::debug!(%error, role, "Redis cannot be reached");
+        *self.trouble.lock() = Some(error.to_string());
+    }
+
     fn paying(&self, debt: &Debt) -> (Cmd, String) {
         match debt {
             Debt::Exit { room, connection, instance } => self.exiting(*instance, room, connection),
@@ -420,7 +412,6 @@ const LASTING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Starter {
     writes: pipeline::Queue,
-    frames: pipeline::Queue,
 }
 
 impl Starter {
@@ -433,10 +424,8 @@ impl Starter {
         tasks: &TaskTracker,
         stop: &CancellationToken,
     ) {
-        let Self { writes, frames } = self;
-        for (queue, role) in [(writes, "write"), (frames, "publish")] {
-            tasks.spawn(keep_writing(Arc::clone(cluster), Arc::clone(receiver), queue, role, stop.clone()));
-        }
+        tasks.spawn(keep_writing(Arc::clone(cluster), Arc::clone(receiver), self.writes, stop.clone()));
+        tasks.spawn(keep_publishing(Arc::clone(cluster), stop.clone()));
         let probing = Arc::clone(cluster);
         let own = cluster.keys.instance_topic(cluster.boot);
         let probe = move |n| probing.publish(own.clone(), Body::Probe(n));
@@ -452,48 +441,53 @@ async fn keep_writing(
     cluster: Arc<Cluster>,
     receiver: Arc<dyn Receiver>,
     mut queue: pipeline::Queue,
-    role: &'static str,
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::default();
     let mut former = None;
-    loop {
+    while !stop.is_cancelled() {
         let lost = CancellationToken::new();
-        match cluster.wiring.connect(role, Some(link::tell_end(&lost))).await {
+        match cluster.wiring.connect("write", Some(link::tell_end(&lost))).await {
             Ok(mut link) => {
                 let since = Instant::now();
                 let written = async {
                     link.succeed(&mut former).await?;
-                    if role == "write" {
-                        link.load_scripts().await?;
-                        cluster.pay_debts(&mut link, &*receiver).await?;
-                    } else {
-                        *cluster.publishing.lock() = lost.clone();
-                    }
+                    link.load_scripts().await?;
+                    cluster.pay_debts(&mut link, &*receiver).await?;
                     queue.run(&mut link, &lost, &stop).await
                 };
                 match written.await {
                     Ok(()) => return,
-                    Err(error) => {
-                        tracing::warn!(%error, role, "a connection to Redis is lost");
-                        *cluster.trouble.lock() = Some(error.to_string());
-                        cluster.metrics.lost_link(role);
-                        // One that takes us in and does nothing, such as one
-                        // that is loading, is not asked faster.
-                        if since.elapsed() > LASTING {
-                            backoff.reset();
-                        }
-                    }
+                    Err(error) => cluster.on_lost("write", &error, since, &mut backoff),
                 }
             }
-            Err(error) => {
-                tracing::debug!(%error, role, "Redis cannot be reached");
-                *cluster.trouble.lock() = Some(error.to_string());
-            }
+            Err(error) => cluster.on_unreachable("write", &error),
         }
         queue.starve(backoff.wait()).await;
-        if stop.is_cancelled() {
-            return;
+    }
+}
+
+/// Publishes, on one connection after the other.
+async fn keep_publishing(cluster: Arc<Cluster>, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
+    let mut former = None;
+    while !stop.is_cancelled() {
+        let lost = CancellationToken::new();
+        match cluster.wiring.connect_to_publish(link::tell_end(&lost)).await {
+            Ok((mut link, socket)) => {
+                let since = Instant::now();
+                let published = async {
+                    link.succeed(&mut former).await?;
+                    *cluster.publishing.lock() = lost.clone();
+                    cluster.publisher.run(&mut link, socket, &lost, &stop).await
+                };
+                match published.await {
+                    Ok(()) => return,
+                    Err(error) => cluster.on_lost("publish", &error, since, &mut backoff),
+                }
+            }
+            Err(error) => cluster.on_unreachable("publish", &error),
         }
+        cluster.publisher.starve(backoff.wait()).await;
     }
 }

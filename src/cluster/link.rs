@@ -12,12 +12,16 @@ use redis::{
         MultipleNodeRoutingInfo, ResponsePolicy, Route, RoutingInfo, SingleNodeRoutingInfo, Slot, SlotAddr,
     },
     io::tcp::TcpSettings,
-    sentinel::{SentinelClientBuilder, SentinelServerType},
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::script;
+use super::{
+    script,
+    socket::{self, Socket},
+};
 use crate::config::{RedisConfig, RedisMode};
 
 /// How long a new connection may take, name lookup and handshake included.
@@ -104,23 +108,61 @@ impl Wiring {
     /// A new connection, named after what it is for. `on_push` makes it one
     /// that can subscribe.
     pub(super) async fn connect(&self, role: &str, on_push: Option<OnPush>) -> RedisResult<Link> {
-        let connecting = self.connect_any(on_push);
-        let mut link = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
-            .await
-            .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
-        if let Link::Single(connection) = &mut link {
+        let mut link = in_time(self.connect_any(on_push)).await?;
+        self.present(&mut link, role).await;
+        Ok(link)
+    }
+
+    /// A new connection for publishing, with its socket where others may write
+    /// to that directly.
+    pub(super) async fn connect_to_publish(&self, on_push: OnPush) -> RedisResult<(Link, Option<Arc<Socket>>)> {
+        let (mut link, socket) = in_time(async {
+            let info = match &self.config.mode {
+                RedisMode::Cluster => None,
+                RedisMode::Standalone => Some(self.info(&self.config.nodes[0])?),
+                RedisMode::Sentinel(master) => {
+                    Some(self.sentinel(master)?.async_get_client().await?.get_connection_info().clone())
+                }
+            };
+            let Some((ConnectionAddr::Tcp(host, port), info)) = info.map(|info| (info.addr().clone(), info)) else {
+                return Ok((self.connect_any(Some(on_push)).await?, None));
+            };
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            let (socket, lent) = socket::lend(stream);
+            let options = self.options(Some(on_push));
+            let (connection, driver) =
+                MultiplexedConnection::new_with_config(info.redis_settings(), lent, options).await?;
+            #[expect(clippy::disallowed_methods, reason = "as the library does: it ends with its connection")]
+            let _driver = tokio::spawn(driver);
+            Ok((Link::Single(connection), Some(socket)))
+        })
+        .await?;
+        self.present(&mut link, "publish").await;
+        Ok((link, socket))
+    }
+
+    /// Tells the server what to call a connection.
+    async fn present(&self, link: &mut Link, role: &str) {
+        if let Link::Single(connection) = link {
             let mut named = redis::cmd("CLIENT");
             named.arg("SETNAME").arg(format!("wayleave-{}-{role}", self.name));
             // An ACL user may not be allowed to; the name is only for people.
             let _unnamed = connection.send_packed_command(&named).await;
         }
-        Ok(link)
+    }
+
+    fn options(&self, on_push: Option<OnPush>) -> AsyncConnectionConfig {
+        let options = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(self.config.timeout));
+        match on_push {
+            Some(on_push) => options.set_push_sender(pushes(on_push)),
+            None => options,
+        }
     }
 
     async fn connect_any(&self, on_push: Option<OnPush>) -> RedisResult<Link> {
-        let mut options = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(self.config.timeout));
         match &self.config.mode {
             RedisMode::Cluster => {
                 let nodes = self.config.nodes.iter().map(|url| self.info(url)).collect::<RedisResult<Vec<_>>>()?;
@@ -143,9 +185,7 @@ impl Wiring {
                 Ok(Link::Cluster(builder.build()?.get_async_connection().await?))
             }
             RedisMode::Standalone => {
-                if let Some(on_push) = on_push {
-                    options = options.set_push_sender(pushes(on_push));
-                }
+                let options = self.options(on_push);
                 let info = self.info(&self.config.nodes[0])?;
                 let client = match self.certificates()? {
                     Some(certificates) => Client::build_with_tls(info, certificates)?,
@@ -154,40 +194,48 @@ impl Wiring {
                 Ok(Link::Single(client.get_multiplexed_async_connection_with_config(&options).await?))
             }
             RedisMode::Sentinel(master) => {
-                if let Some(on_push) = on_push {
-                    options = options.set_push_sender(pushes(on_push));
-                }
-                let first = self.info(&self.config.nodes[0])?;
-                let addresses = self
-                    .config
-                    .nodes
-                    .iter()
-                    .map(|url| Ok(url.as_str().into_connection_info()?.addr().clone()))
-                    .collect::<RedisResult<Vec<_>>>()?;
-                let is_tls = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
-                let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
-                    .set_client_to_redis_protocol(ProtocolVersion::RESP3)
-                    .set_client_to_redis_tcp_settings(prompt())
-                    .set_client_to_redis_db(first.redis_settings().db());
-                if is_tls {
-                    builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
-                }
-                if let Some(certificates) = self.certificates()? {
-                    builder = builder
-                        .set_client_to_redis_certificates(certificates.clone())
-                        .set_client_to_sentinel_certificates(certificates);
-                }
-                if let Some(username) = first.redis_settings().username() {
-                    builder = builder.set_client_to_redis_username(username);
-                }
-                if let Some(password) = first.redis_settings().password() {
-                    builder = builder.set_client_to_redis_password(password);
-                }
-                let mut client = builder.build()?;
-                Ok(Link::Single(client.get_async_connection_with_config(&options).await?))
+                let mut client = self.sentinel(master)?;
+                Ok(Link::Single(client.get_async_connection_with_config(&self.options(on_push)).await?))
             }
         }
     }
+
+    fn sentinel(&self, master: &str) -> RedisResult<SentinelClient> {
+        let first = self.info(&self.config.nodes[0])?;
+        let addresses = self
+            .config
+            .nodes
+            .iter()
+            .map(|url| Ok(url.as_str().into_connection_info()?.addr().clone()))
+            .collect::<RedisResult<Vec<_>>>()?;
+        let is_tls = matches!(first.addr(), ConnectionAddr::TcpTls { .. });
+        let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+            .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+            .set_client_to_redis_tcp_settings(prompt())
+            .set_client_to_redis_db(first.redis_settings().db());
+        if is_tls {
+            builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+        }
+        if let Some(certificates) = self.certificates()? {
+            builder = builder
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates);
+        }
+        if let Some(username) = first.redis_settings().username() {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = first.redis_settings().password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        builder.build()
+    }
+}
+
+/// No connection is waited for longer than this.
+async fn in_time<T>(connecting: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
+        .await
+        .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))?
 }
 
 /// What is written goes out at once. The library leaves it to the kernel, which
@@ -288,8 +336,8 @@ impl Link {
         Ok(())
     }
 
-    /// From here on a server does not answer what is sent with
-    /// [`send_silent`](Self::send_silent).
+    /// From here on the server answers nothing: of what is published nobody
+    /// makes anything, and an answer would cost as much as the message.
     pub(super) async fn silence(&mut self) -> RedisResult<()> {
         if let Self::Single(connection) = self {
             let mut off = redis::cmd("CLIENT");
@@ -299,18 +347,28 @@ impl Link {
         Ok(())
     }
 
-    /// Sends commands of whose answers nobody makes anything. An answer would
-    /// cost as much as the message.
-    pub(super) async fn send_silent(&mut self, commands: Vec<(Cmd, String)>) -> RedisResult<()> {
+    /// Publishes frames, each to its channel. Returns how many were refused, as
+    /// far as that is known.
+    pub(super) async fn publish(&mut self, frames: Vec<(String, Vec<u8>)>) -> RedisResult<usize> {
         match self {
             Self::Single(connection) => {
-                for (mut command, _) in commands {
-                    command.set_no_response(true);
+                for (topic, frame) in frames {
+                    // The answer comes and is not waited for.
+                    let mut command = redis::cmd("PUBLISH");
+                    command.arg(topic).arg(frame).set_no_response(true);
                     connection.send_packed_command(&command).await?;
                 }
-                Ok(())
+                Ok(0)
             }
-            Self::Cluster(_) => self.send(commands).await.map(|_| ()),
+            Self::Cluster(_) => {
+                let command = |(topic, frame): (String, Vec<u8>)| {
+                    let mut command = redis::cmd("SPUBLISH");
+                    command.arg(&topic).arg(frame);
+                    (command, topic)
+                };
+                let answers = self.send(frames.into_iter().map(command).collect()).await?;
+                Ok(answers.iter().filter(|answer| answer.is_err()).count())
+            }
         }
     }
 

@@ -88,20 +88,18 @@ pub(super) struct Queue {
     metrics: ClusterMetrics,
     /// What is older is not sent any more.
     fresh: Duration,
-    /// Nobody waits for answers.
-    is_silent: bool,
     batch: Vec<Write>,
     /// What waited while there was no connection; it goes before the rest.
     held: VecDeque<Write>,
 }
 
 /// A queue of at most `max` bytes.
-pub(super) fn queue(max: usize, fresh: Duration, is_silent: bool, metrics: ClusterMetrics) -> (Pipeline, Queue) {
+pub(super) fn queue(max: usize, fresh: Duration, metrics: ClusterMetrics) -> (Pipeline, Queue) {
     let (sender, writes) = mpsc::channel(QUEUE);
     let waiting = Arc::new(AtomicUsize::new(0));
     let pipeline = Pipeline { writes: sender, waiting: Arc::clone(&waiting), max, metrics: metrics.clone() };
     let held = VecDeque::new();
-    (pipeline, Queue { writes, waiting, metrics, fresh, is_silent, batch: Vec::new(), held })
+    (pipeline, Queue { writes, waiting, metrics, fresh, batch: Vec::new(), held })
 }
 
 impl Pipeline {
@@ -165,9 +163,6 @@ impl Queue {
         lost: &CancellationToken,
         stop: &CancellationToken,
     ) -> Result<(), RedisError> {
-        if self.is_silent {
-            link.silence().await?;
-        }
         loop {
             if lost.is_cancelled() {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
@@ -233,9 +228,6 @@ impl Queue {
         }
         if commands.is_empty() {
             return Ok(());
-        }
-        if self.is_silent {
-            return link.send_silent(commands).await;
         }
         let copies: Vec<_> =
             commands.iter().map(|(command, key)| is_script(command).then(|| (command.clone(), key.clone()))).collect();

@@ -84,8 +84,7 @@ impl Router {
         let delivered = self.hub.deliver_room(room, &Broadcast::new(push), &mut Seen::default(), batch);
         self.metrics.deliveries.inc_by(delivered.queued as u64);
         if let Some(cluster) = &self.cluster {
-            let (stream, n) = cluster.series(room);
-            cluster.to_room(room, publication(room, stream, n, payload, sender, tags));
+            cluster.to_room_counted(room, |stream, n| publication(room, stream, n, payload, sender, tags));
         }
     }
 
@@ -172,8 +171,7 @@ impl Router {
             })
             .collect();
         if let ([Target::Room(room)], true) = (far.as_slice(), delivery.except.is_empty() && delivery.to.len() == 1) {
-            let (stream, n) = cluster.series(room);
-            return cluster.to_room(room, publication(room, stream, n, payload, sender, tags));
+            return cluster.to_room_counted(room, |stream, n| publication(room, stream, n, payload, sender, tags));
         }
         if far.is_empty() {
             return;

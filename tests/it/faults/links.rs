@@ -92,6 +92,35 @@ async fn r13_a_subscriber_that_is_killed_again_and_again_loses_nothing_that_is_k
     assert!(worst < Duration::from_secs(1), "{worst:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_who_publish_at_once_lose_nothing_on_the_way() {
+    const SENDERS: u64 = 8;
+    const N: u64 = 400;
+    let redis = RedisServer::start().await;
+    let [a, b] = gateways::<2>(&redis).await;
+    let listener = Listener::of(member(&b.url(), "", &["plain:1".to_owned()]).await);
+    let send = |sender: u64| {
+        let url = a.url();
+        async move {
+            let mut client = TestClient::connect(&url, json!({})).await;
+            for n in 0..N {
+                client.publish("plain:1", json!(sender * N + n)).await;
+            }
+        }
+    };
+    let senders: Vec<_> = (0..SENDERS).map(|sender| tokio::spawn(send(sender))).collect();
+    for sender in senders {
+        sender.await.unwrap();
+    }
+    eventually("all have come", || listener.numbers("plain:1").len() as u64 == SENDERS * N).await;
+    let came = listener.numbers("plain:1");
+    for sender in 0..SENDERS {
+        let of_one: Vec<u64> = came.iter().copied().filter(|n| n / N == sender).collect();
+        assert!(of_one.is_sorted(), "each sender's order is kept");
+    }
+    assert_eq!(b.metric("wayleave_bus_missed_total"), 0.0);
+}
+
 #[tokio::test]
 async fn f9_a_stopped_instance_that_redis_gives_up_finds_what_it_missed() {
     const N: u64 = 1_500;

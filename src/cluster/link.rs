@@ -27,6 +27,10 @@ use crate::config::{RedisConfig, RedisMode};
 /// How long a new connection may take, name lookup and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A node that refuses a frame may only have moved its slot, or have just come
+/// back; the library finds that out by the refusal.
+const AGAIN: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(50), Duration::ZERO];
+
 /// Takes what the server says unasked, on the connection's own task: it must
 /// not wait.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -366,8 +370,24 @@ impl Link {
                     command.arg(&topic).arg(frame);
                     (command, topic)
                 };
-                let answers = self.send(frames.into_iter().map(command).collect()).await?;
-                Ok(answers.iter().filter(|answer| answer.is_err()).count())
+                let mut commands: Vec<_> = frames.into_iter().map(command).collect();
+                let mut n_unknown = 0;
+                for pause in AGAIN {
+                    let answers = self.send(commands.clone()).await?;
+                    let mut refused = answers.into_iter().map(|answer| {
+                        let Err(error) = answer else { return false };
+                        tracing::debug!(%error, "a frame was not published");
+                        // Where its fate is not known it might come twice.
+                        n_unknown += usize::from(error.code().is_none());
+                        error.code().is_some()
+                    });
+                    commands.retain(|_| refused.next().unwrap_or(false));
+                    if commands.is_empty() {
+                        break;
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                Ok(commands.len() + n_unknown)
             }
         }
     }

@@ -78,6 +78,9 @@ impl fmt::Debug for Link {
 
 impl Wiring {
     pub(super) fn new(config: RedisConfig, name: &str) -> Self {
+        // The library for Redis leaves it to the program how TLS computes. Who
+        // has chosen before us is right too.
+        let _chosen = rustls::crypto::ring::default_provider().install_default();
         let name = name.chars().map(|c| if c.is_ascii_graphic() { c } else { '-' }).collect();
         Self { config, name }
     }

@@ -4,7 +4,7 @@
 pub mod checker;
 #[allow(dead_code, reason = "as above")]
 pub mod instance;
-mod process;
+pub mod process;
 #[allow(dead_code, reason = "as above")]
 pub mod proxy;
 #[allow(dead_code, reason = "as above")]

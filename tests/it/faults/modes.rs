@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Crew, FAST, Listener, finish, follow, gateway, in_order, is_ready, member, publish, stats};
+use super::{Crew, FAST, Listener, finish, follow, gateway, in_order, is_ready, member, publish, stats, trouble};
 use crate::support::{
     TestGateway,
     checker::Log,
     eventually,
+    process::ReservedPort,
     redis::{RedisCluster, RedisServer, Sentinels},
     until,
 };
@@ -85,6 +86,41 @@ async fn a_redis_cluster_of_three_does_what_one_server_does() {
         subscribed += usize::from(!node.shard_channels().await.is_empty());
     }
     assert_eq!(subscribed, 3, "rooms lie on all nodes");
+}
+
+/// TLS with a certificate of one's own, and what is said of one that nobody
+/// vouches for.
+#[tokio::test]
+async fn redis_over_tls_does_what_it_does_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("redis.crt"), folder.path().join("redis.key"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let port = ReservedPort::new();
+    let [certificate, key] = [certificate, key].map(|path| path.to_str().unwrap().to_owned());
+    let _redis = RedisServer::start_with(&[
+        "--tls-port",
+        &port.port().to_string(),
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-auth-clients",
+        "no",
+    ])
+    .await;
+    let url = format!("url = \"rediss://127.0.0.1:{}\"", port.port());
+    let known = format!("{url}\nca_file = {certificate:?}");
+    let (a, b) = (gateway(&known, "a", FAST).await, gateway(&known, "b", FAST).await);
+    check(&a, &b).await;
+
+    let config = format!("[bus]\nkind = \"redis\"\n{url}\n");
+    let stranger = TestGateway::start(&config).await;
+    eventually("what is wrong is named", || {
+        trouble(&stranger).is_some_and(|trouble| trouble.to_lowercase().contains("certificate"))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -23,6 +23,11 @@ use crate::config::{RedisConfig, RedisMode};
 /// How long a new connection may take, name lookup and handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long sent bytes may stay unacknowledged before a connection to one of
+/// several nodes is given up. A node that only stands still acknowledges.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
 /// Takes what the server says unasked, on the connection's own task: it must
 /// not wait.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -105,7 +110,10 @@ impl Wiring {
     /// that can subscribe.
     pub(super) async fn connect(&self, role: &str, on_push: Option<OnPush>) -> RedisResult<Link> {
         let connecting = self.connect_any(on_push);
-        let mut link = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
+        // In a cluster, nodes that do not answer are waited for twice, and then
+        // done without.
+        let within = if self.is_cluster() { 4 * CONNECT_TIMEOUT } else { 2 * CONNECT_TIMEOUT };
+        let mut link = tokio::time::timeout(within, connecting)
             .await
             .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
         if let Link::Single(connection) = &mut link {
@@ -128,7 +136,7 @@ impl Wiring {
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(self.config.timeout)
-                    .tcp_settings(prompt())
+                    .tcp_settings(of_many())
                     .overall_response_timeout(Some(self.config.timeout * 2))
                     // The library would send a command again whose fate is not
                     // known. What is refused for a moved slot is tried again by
@@ -196,6 +204,14 @@ fn prompt() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
+/// The same for one of several nodes.
+fn of_many() -> TcpSettings {
+    #[cfg(target_os = "linux")]
+    return prompt().set_user_timeout(UNACKNOWLEDGED);
+    #[cfg(not(target_os = "linux"))]
+    prompt()
+}
+
 fn pushes(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |info| {
         on_push(info);
@@ -204,6 +220,11 @@ fn pushes(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendEr
 }
 
 impl Link {
+    /// True if several servers are behind it.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
     /// Sends commands in one go and waits for all answers, in order. Of those
     /// with the same hash tag each is carried out after the one before.
     ///
@@ -251,6 +272,9 @@ impl Link {
                         }
                         // One node's trouble is not the others'.
                         Err(error) => {
+                            // The library makes one refusal the answer to all.
+                            let is_of_one = error.code().is_some() && places.len() > 1;
+                            let error = if is_of_one { std::io::Error::other(error).into() } else { error };
                             for n in places {
                                 results[n] = Some(Err(error.clone()));
                             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{FAST, Listener, gateway, gateways, in_order, instances, is_ready, member, stats, trouble};
 use crate::support::{
     TestClient, TestGateway, eventually,
-    proxy::{FaultProxy, Which},
+    proxy::{Direction, FaultProxy, Which},
     redis::RedisServer,
     until,
 };
@@ -244,4 +244,45 @@ async fn r23_a_slow_path_keeps_the_order() {
         assert_eq!(in_order(&listener.numbers("plain:1"), sent), 0);
     }
     assert_eq!(b.metric("wayleave_deposed_total"), 0.0);
+}
+
+/// Joins that cannot be noted while nothing can be written are no reason to
+/// give up what is heard.
+#[tokio::test]
+async fn f14_joins_while_writing_is_frozen_cost_nothing_that_is_heard() {
+    let redis = RedisServer::start().await;
+    let proxy = FaultProxy::start(redis.address()).await;
+    let b = gateway(&format!("url = \"{}\"", proxy.url()), "b", FAST).await;
+    let [a] = gateways::<1>(&redis).await;
+    let listener = Listener::of(member(&b.url(), "", &["plain:1".to_owned()]).await);
+    let mut client = a.client().await;
+    client.publish("plain:1", json!(0)).await;
+    eventually("it is heard", || listener.has("plain:1", &json!(0))).await;
+    proxy.freeze_only(Which::Writers, Direction::Both);
+    let frozen = Instant::now();
+    let url = b.url();
+    let joining = tokio::spawn(async move {
+        let mut joiner = TestClient::connect(&url, json!({})).await;
+        let mut n_refused = 0;
+        while frozen.elapsed() < Duration::from_secs(8) {
+            joiner.refused("subscribe", json!({ "channel": format!("plain:new{n_refused}") })).await;
+            n_refused += 1;
+        }
+        n_refused
+    });
+    let mut n = 1;
+    while frozen.elapsed() < Duration::from_secs(8) {
+        client.publish("plain:1", json!(n)).await;
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let n_refused = joining.await.unwrap();
+    eventually("the last has come", || listener.has("plain:1", &json!(n - 1))).await;
+    assert_eq!(in_order(&listener.numbers("plain:1"), n), 0, "of the room that is heard");
+    assert_eq!(b.metric("wayleave_bus_links_lost_total{link=\"subscribe\"}"), 0.0);
+    println!("f14: {n_refused} joins refused, {n} messages heard");
+    proxy.heal();
+    is_ready(&b).await;
+    let mut joiner = b.client().await;
+    joiner.join("plain:new").await;
 }

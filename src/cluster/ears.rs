@@ -152,6 +152,7 @@ impl Ears {
         }
         while !stop.is_cancelled() {
             let lost = CancellationToken::new();
+            *cluster.hearing.lock() = lost.clone();
             let on_push: OnPush = {
                 let (ears, receiver, on_end) = (Arc::clone(&self), Arc::clone(&receiver), link::tell_end(&lost));
                 Arc::new(move |push| match push.kind {

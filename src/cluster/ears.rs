@@ -9,11 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt, StreamExt,
-    future::join_all,
-    stream::FuturesUnordered,
-};
+use futures_util::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::{sync::Notify, time::Instant};

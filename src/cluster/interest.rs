@@ -147,7 +147,9 @@ impl Interest {
     /// They could not be subscribed and are to be tried again.
     pub(super) fn want(&mut self, topics: &[Topic]) {
         for topic in topics {
-            let Some(entry) = self.topics.get_mut(topic).filter(|entry| entry.state == State::UnderWay) else { continue };
+            let Some(entry) = self.topics.get_mut(topic).filter(|entry| entry.state == State::UnderWay) else {
+                continue;
+            };
             entry.state = State::Deaf;
             self.under_way -= 1;
             self.wanted.insert(Arc::clone(topic));
@@ -168,7 +170,9 @@ impl Interest {
     /// anew, does not count.
     pub(super) fn heard(&mut self, topics: &[Topic]) {
         for topic in topics {
-            let Some(entry) = self.topics.get_mut(topic).filter(|entry| entry.state == State::UnderWay) else { continue };
+            let Some(entry) = self.topics.get_mut(topic).filter(|entry| entry.state == State::UnderWay) else {
+                continue;
+            };
             entry.state = State::Heard;
             self.under_way -= 1;
             for waiter in entry.waiters.drain(..) {

@@ -70,9 +70,7 @@ impl Queue {
             for slot in idle {
                 under_way.extend(self.next_of(link, &mut lanes, slot));
             }
-            if is_ended
-                && let Some((slot, answers)) = under_way.next().await
-            {
+            if is_ended && let Some((slot, answers)) = under_way.next().await {
                 let waiters = lanes.get_mut(&slot).map(|lane| std::mem::take(&mut lane.waiters)).unwrap_or_default();
                 if let Err(error) = self.answer(waiters, answers) {
                     break Err(error);

@@ -261,22 +261,28 @@ async fn f14_joins_while_writing_is_frozen_cost_nothing_that_is_heard() {
     proxy.freeze_only(Which::Writers, Direction::Both);
     let frozen = Instant::now();
     let url = b.url();
-    let joining = tokio::spawn(async move {
-        let mut joiner = TestClient::connect(&url, json!({})).await;
-        let mut n_refused = 0;
-        while frozen.elapsed() < Duration::from_secs(8) {
-            joiner.refused("subscribe", json!({ "channel": format!("plain:new{n_refused}") })).await;
-            n_refused += 1;
-        }
-        n_refused
+    // Something is wanted all the time.
+    let joining = (0..6).map(|joiner| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let mut client = TestClient::connect(&url, json!({})).await;
+            let mut n_refused = 0;
+            while frozen.elapsed() < Duration::from_secs(8) {
+                client.refused("subscribe", json!({ "channel": format!("plain:new{joiner}:{n_refused}") })).await;
+                n_refused += 1;
+            }
+            n_refused
+        })
     });
+    let joining = futures_util::future::join_all(joining);
+    let joining = tokio::spawn(joining);
     let mut n = 1;
     while frozen.elapsed() < Duration::from_secs(8) {
         client.publish("plain:1", json!(n)).await;
         n += 1;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let n_refused = joining.await.unwrap();
+    let n_refused: u64 = joining.await.unwrap().into_iter().map(Result::unwrap).sum();
     eventually("the last has come", || listener.has("plain:1", &json!(n - 1))).await;
     assert_eq!(in_order(&listener.numbers("plain:1"), n), 0, "of the room that is heard");
     assert_eq!(b.metric("wayleave_bus_links_lost_total{reason=\"subscribe\"}"), 0.0);

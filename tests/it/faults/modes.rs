@@ -295,6 +295,16 @@ async fn r20_a_frozen_node_leaves_the_rooms_on_the_others_alone() {
     for victim in victims {
         let port = cluster.nodes()[victim].port();
         cluster.nodes_mut()[victim].stop();
+        // Something is to be written there all the time.
+        let mut crew = Crew::default();
+        for (room, _) in rooms.iter().filter(|(room, on)| *on == port && room.starts_with("kept:")) {
+            let (mut client, room) = (a.client().await, room.clone());
+            crew.add(async move {
+                loop {
+                    let _unknown = client.try_ask("publish", json!({ "channel": room, "data": 0 }), PATIENCE).await;
+                }
+            });
+        }
         let (frozen, mut slowest) = (Instant::now(), Duration::ZERO);
         while frozen.elapsed() < FROZEN {
             for (room, _) in rooms.iter().filter(|(_, on)| *on != port) {
@@ -333,6 +343,7 @@ async fn r20_a_frozen_node_leaves_the_rooms_on_the_others_alone() {
                 assert_eq!(lost, 0.0, "{role}");
             }
         }
+        drop(crew);
         cluster.nodes_mut()[victim].cont();
         for (room, _) in rooms.iter().filter(|(_, on)| *on == port) {
             let n = sent.entry(room.clone()).or_default();

@@ -28,6 +28,7 @@ mod heart;
 mod history;
 mod interest;
 mod keys;
+mod lanes;
 mod link;
 mod membership;
 mod metrics;
@@ -93,8 +94,15 @@ pub trait Receiver: Send + Sync + 'static {
     /// its user is in there no more.
     fn on_reaped(&self, room: &str, member: &MemberInfo, is_last: bool);
 
-    /// A user of a dead instance has no connection any more.
+    /// A user has no connection any more, which was not certain before or
+    /// belonged to a dead instance.
     fn on_user_gone(&self, user: &str);
+
+    /// This instance was taken for dead; a member here is registered again.
+    fn on_back(&self, room: &str, member: &MemberInfo);
+
+    /// The same of a user who was taken for gone.
+    fn on_user_back(&self, user: &str);
 
     /// What this instance tells the others of itself: a JSON text.
     fn info(&self) -> String;
@@ -113,6 +121,8 @@ pub struct Cluster {
     publisher: Publisher,
     /// Cancelled to end the connection that publishes.
     publishing: Mutex<CancellationToken>,
+    /// Cancelled to end the connection that hears.
+    hearing: Mutex<CancellationToken>,
     ears: Arc<Ears>,
     reader: Reader,
     /// When the last beat was answered; None: never, or taken for dead since.
@@ -122,7 +132,10 @@ pub struct Cluster {
     /// Connections that are being signed in.
     arriving: Mutex<HashSet<Box<str>>>,
     /// Leaves that Redis has not confirmed.
-    debts: Mutex<Vec<Debt>>,
+    debts: Mutex<Debts>,
+    /// Users whose last connection went by paying a debt; plugins are told of
+    /// them where they may take their time.
+    gone: Mutex<Vec<String>>,
     /// The last look: who beats.
     look: Mutex<membership::Look>,
     /// How long each beat had not changed by then.
@@ -142,6 +155,35 @@ enum Debt {
     Exit { room: String, connection: String, instance: InstanceId },
     SignOut { user: String, connection: String, instance: InstanceId },
 }
+
+/// Leaves that are owed; of more than are remembered only that there were some.
+#[derive(Debug, Default)]
+struct Debts {
+    owed: Vec<Debt>,
+    is_over: bool,
+}
+
+impl Debts {
+    fn push(&mut self, debt: Debt) {
+        if self.owed.len() < DEBTS {
+            self.owed.push(debt);
+        } else {
+            self.is_over = true;
+        }
+    }
+
+    fn take(&mut self) -> Vec<Debt> {
+        std::mem::take(&mut self.owed)
+    }
+
+    /// True once after some were not remembered.
+    fn take_over(&mut self) -> bool {
+        std::mem::take(&mut self.is_over)
+    }
+}
+
+/// Leaves that are remembered while Redis is away.
+const DEBTS: usize = 100_000;
 
 impl Cluster {
     /// Connects, and checks that this Redis is one to work with. If it cannot
@@ -172,11 +214,13 @@ impl Cluster {
             pipeline,
             publisher,
             publishing: Mutex::default(),
+            hearing: Mutex::default(),
             ears,
             beaten: Mutex::default(),
             renewed: Mutex::default(),
             arriving: Mutex::default(),
             debts: Mutex::default(),
+            gone: Mutex::default(),
             look: Mutex::default(),
             silences: Mutex::default(),
             trouble: Mutex::default(),
@@ -327,7 +371,7 @@ impl Cluster {
     /// What is not confirmed and still to be done: who has come back since is
     /// not taken out.
     fn take_debts(&self, receiver: &dyn Receiver) -> Vec<Debt> {
-        let mut debts = std::mem::take(&mut *self.debts.lock());
+        let mut debts = self.debts.lock().take();
         debts.retain(|debt| match debt {
             Debt::Exit { room, connection, .. } => !receiver.is_member(room, connection),
             Debt::SignOut { .. } => true,
@@ -369,7 +413,7 @@ impl Cluster {
             for (debt, answer) in now.iter().zip(answers) {
                 match (debt, answer) {
                     (debt, Err(_)) => self.owe(debt.clone()),
-                    (Debt::SignOut { user, .. }, Ok(Value::Int(1))) => receiver.on_user_gone(user),
+                    (Debt::SignOut { user, .. }, Ok(Value::Int(1))) => self.gone.lock().push(user.clone()),
                     (_, Ok(_)) => {}
                 }
             }
@@ -489,5 +533,26 @@ async fn keep_publishing(cluster: Arc<Cluster>, stop: CancellationToken) {
             Err(error) => cluster.on_unreachable("publish", &error),
         }
         cluster.publisher.starve(backoff.wait()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_more_is_owed_than_is_remembered_is_known() {
+        let mut debts = Debts::default();
+        let debt = |n: usize| Debt::SignOut {
+            user: "ann".into(),
+            connection: n.to_string(),
+            instance: InstanceId { boot: BootId(1), generation: 1 },
+        };
+        (0..DEBTS).for_each(|n| debts.push(debt(n)));
+        assert!(!debts.take_over());
+        debts.push(debt(DEBTS));
+        assert_eq!(debts.take().len(), DEBTS);
+        assert!(debts.take_over());
+        assert!(!debts.take_over());
     }
 }

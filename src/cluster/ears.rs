@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, RedisError, Value};
 use tokio::{sync::Notify, time::Instant};
@@ -33,8 +34,18 @@ const PROBE: Duration = Duration::from_millis(800);
 /// How long it may stay silent before the connection is given up.
 const SILENCE: Duration = Duration::from_millis(2200);
 
+/// Who stood still for longer cannot say how long the path was silent.
+const STALL: Duration = Duration::from_millis(1000);
+
 /// How long to wait after Redis did not take a note.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// How long to wait after a node of a cluster did not take a subscription.
+const RETRY_NODE: Duration = Duration::from_millis(200);
+
+/// Subscriptions that are under way at once in a cluster, where one may wait
+/// for a node that stands still. One server does them one after the other.
+const AT_ONCE: usize = 16;
 
 /// How often what nobody holds any more is let go.
 const SWEEP: Duration = Duration::from_millis(250);
@@ -48,6 +59,8 @@ pub(super) struct Ears {
     echoed: Mutex<Instant>,
     /// All that is wanted is heard.
     is_up: AtomicBool,
+    /// Redis has ended a subscription; something may have been missed.
+    has_lost: AtomicBool,
     probes: AtomicU64,
     me: BootId,
     metrics: ClusterMetrics,
@@ -73,6 +86,7 @@ impl Ears {
             wake: Notify::new(),
             echoed: Mutex::new(Instant::now()),
             is_up: AtomicBool::new(false),
+            has_lost: AtomicBool::new(false),
             probes: AtomicU64::new(0),
             me,
             metrics,
@@ -134,10 +148,12 @@ impl Ears {
         }
         while !stop.is_cancelled() {
             let lost = CancellationToken::new();
+            *cluster.hearing.lock() = lost.clone();
             let on_push: OnPush = {
                 let (ears, receiver, on_end) = (Arc::clone(&self), Arc::clone(&receiver), link::tell_end(&lost));
                 Arc::new(move |push| match push.kind {
                     PushKind::Disconnection => on_end(push),
+                    PushKind::SUnsubscribe => ears.on_unsubscribed(&push),
                     _ => ears.on_push(push, &*receiver),
                 })
             };
@@ -167,7 +183,7 @@ impl Ears {
         probe: &(impl Fn(u64) + Send + Sync),
         backoff: &mut Backoff,
     ) -> RedisError {
-        let mut link = match wiring.connect("subscribe", Some(Arc::clone(on_push))).await {
+        let link = match wiring.connect("subscribe", Some(Arc::clone(on_push))).await {
             Ok(link) => link,
             Err(error) => return error,
         };
@@ -177,25 +193,46 @@ impl Ears {
         for ticks in [&mut probes, &mut sweeps] {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         }
+        let at_once = if link.is_cluster() { AT_ONCE } else { 1 };
         let mut was_up = false;
+        // Beside the rest: a path is not silent because many channels are
+        // being subscribed, or because one cannot be noted.
+        let (mut subscribing, mut doubts) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut leaving = FuturesUnordered::new();
         loop {
-            if let Err(error) = self.catch_up(&mut link, cluster).await {
-                return error;
+            while subscribing.len() < at_once {
+                let wanted = self.interest.lock().take_wanted(BATCH);
+                if wanted.is_empty() {
+                    break;
+                }
+                subscribing.push(self.subscribe(link.clone(), cluster, wanted));
             }
-            if !was_up && self.is_complete() {
+            if (!was_up || self.has_lost.load(Ordering::Relaxed)) && self.is_complete() {
                 was_up = true;
+                self.has_lost.store(false, Ordering::Relaxed);
                 backoff.reset();
                 self.is_up.store(true, Ordering::Relaxed);
                 receiver.on_hearing();
             }
             let waits = Instant::now();
             let on_tick = || {
-                if waits.elapsed() > PROBE {
+                if waits.elapsed() > STALL {
                     // It is we who stood still; what came meanwhile waits.
                     *self.echoed.lock() = Instant::now();
                 }
             };
             tokio::select! {
+                Some(subscribed) = subscribing.next() => {
+                    if let Err(error) = subscribed {
+                        return error;
+                    }
+                }
+                Some(left) = leaving.next() => {
+                    if let Err(error) = left {
+                        // It has moved, or its node stands still.
+                        tracing::debug!(%error, "a channel is not unsubscribed");
+                    }
+                }
                 () = self.wake.notified() => {}
                 _ = sweeps.tick() => {
                     on_tick();
@@ -208,7 +245,11 @@ impl Ears {
                     };
                     if !idle.is_empty() {
                         let names: Vec<String> = idle.iter().map(ToString::to_string).collect();
-                        if let Err(error) = link.unsubscribe(&names).await {
+                        let mut to = link.clone();
+                        let left = async move { to.unsubscribe(&names).await };
+                        if link.is_cluster() {
+                            leaving.push(left);
+                        } else if let Err(error) = left.await {
                             return error;
                         }
                     }
@@ -216,12 +257,19 @@ impl Ears {
                 _ = probes.tick() => {
                     on_tick();
                     if self.echoed.lock().elapsed() > SILENCE {
-                        // It may be either direction.
-                        cluster.publishing.lock().cancel();
-                        let silent = std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing comes back from Redis");
-                        return silent.into();
+                        if !link.is_cluster() {
+                            return silent(cluster);
+                        }
+                        if doubts.is_empty() {
+                            doubts.push(cluster.answers_others());
+                        }
                     }
                     probe(self.probes.fetch_add(1, Ordering::Relaxed) + 1);
+                }
+                Some(answers_others) = doubts.next() => {
+                    if answers_others && self.echoed.lock().elapsed() > SILENCE {
+                        return silent(cluster);
+                    }
                 }
             }
         }
@@ -232,25 +280,48 @@ impl Ears {
     }
 
     /// Subscribes to what is wanted, and notes it as held by this instance
-    /// before anybody relies on it.
-    async fn catch_up(&self, link: &mut Link, cluster: &Cluster) -> Result<(), RedisError> {
-        loop {
-            let wanted = self.interest.lock().take_wanted(BATCH);
-            if wanted.is_empty() {
-                return Ok(());
+    /// before anybody relies on it. In a cluster each channel is for itself:
+    /// a node that has moved away from it or stands still is not the others'
+    /// trouble.
+    async fn subscribe(&self, link: Link, cluster: &Cluster, wanted: Vec<Topic>) -> Result<(), RedisError> {
+        let of = self.interest.lock().of(&wanted);
+        let noting = async { cluster.note(&of).await.is_ok() }.shared();
+        let is_cluster = link.is_cluster();
+        let parts = if is_cluster { wanted.chunks(1) } else { wanted.chunks(BATCH) };
+        let parts = parts.map(|topics| {
+            let (mut link, noting) = (link.clone(), noting.clone());
+            async move {
+                let names: Vec<String> = topics.iter().map(ToString::to_string).collect();
+                let (subscribed, is_noted) = tokio::join!(link.subscribe(&names), noting);
+                match subscribed {
+                    Ok(()) if is_noted => {
+                        self.interest.lock().heard(topics);
+                        return Ok(());
+                    }
+                    // Redis is away, or this instance was taken for dead and
+                    // has not come back yet. The probe decides whether to go on.
+                    Ok(()) => tokio::time::sleep(RETRY).await,
+                    Err(error) if is_cluster => {
+                        tracing::debug!(%error, "a channel is not subscribed; trying again");
+                        tokio::time::sleep(RETRY_NODE).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+                self.interest.lock().want(topics);
+                self.wake.notify_one();
+                Ok(())
             }
-            let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            let of = self.interest.lock().of(&wanted);
-            let (subscribed, noted) = tokio::join!(link.subscribe(&names), cluster.note(&of));
-            subscribed?;
-            if noted.is_err() {
-                // Redis is away, or this instance was taken for dead and has
-                // not come back yet. The probe decides whether to go on.
-                self.interest.lock().want(wanted);
-                tokio::time::sleep(RETRY).await;
-                return Ok(());
-            }
-            self.interest.lock().heard(&wanted);
+        });
+        join_all(parts).await.into_iter().collect()
+    }
+
+    /// A server unsubscribes us when the channel's slot moves to another.
+    fn on_unsubscribed(&self, push: &PushInfo) {
+        let Some(Value::BulkString(topic)) = push.data.first() else { return };
+        let Ok(topic) = std::str::from_utf8(topic) else { return };
+        if self.interest.lock().lose(topic) {
+            self.has_lost.store(true, Ordering::Relaxed);
+            self.wake.notify_one();
         }
     }
 
@@ -286,5 +357,24 @@ impl Ears {
             }
         }
         receiver.on_frame(origin, body, position);
+    }
+}
+
+/// Ends both connections: it may be either direction that is broken.
+fn silent(cluster: &Cluster) -> RedisError {
+    cluster.publishing.lock().cancel();
+    std::io::Error::new(std::io::ErrorKind::TimedOut, "nothing comes back from Redis").into()
+}
+
+impl Cluster {
+    /// True if the node by which this instance is reached answers a new
+    /// connection, or nothing answers at all. Else it stands still: connections
+    /// to it may be sound, and those to the other nodes are.
+    async fn answers_others(&self) -> bool {
+        let Ok(mut link) = self.wiring.connect("check", None).await else { return true };
+        let topic = self.keys.instance_topic(self.boot);
+        let mut exists = redis::cmd("EXISTS");
+        exists.arg(&topic);
+        link.one(exists, &topic).await.is_ok()
     }
 }

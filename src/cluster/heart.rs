@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use redis::Value;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{Id, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -13,6 +16,7 @@ use super::{
     check,
     cleanup::clean_up,
     membership::{Look, Observer},
+    registry::SignedIn,
     script,
 };
 
@@ -42,6 +46,7 @@ enum Work {
     Refill(Result<(), BusError>),
     Check,
     CleanUp(String, Result<(), BusError>),
+    Tell,
 }
 
 /// What is remembered between beats.
@@ -54,10 +59,12 @@ struct Heart {
     /// Everything must be registered, as soon as nothing is left of the instances
     /// that we were before.
     must_refill: bool,
+    /// The others were told that those who are here have gone.
+    was_deposed: bool,
     /// What takes longer than a beat may wait. Ends with the heart.
     work: JoinSet<Work>,
-    is_refilling: bool,
-    is_checking: bool,
+    refilling: Option<Id>,
+    checking: Option<Id>,
     next_beat: Instant,
     last_check: Instant,
 }
@@ -72,9 +79,10 @@ pub(super) async fn run(cluster: Arc<Cluster>, receiver: Arc<dyn Receiver>, stop
         observer,
         known: None,
         must_refill: false,
+        was_deposed: false,
         work: JoinSet::new(),
-        is_refilling: false,
-        is_checking: false,
+        refilling: None,
+        checking: None,
         next_beat: now,
         last_check: now,
     };
@@ -84,7 +92,10 @@ pub(super) async fn run(cluster: Arc<Cluster>, receiver: Arc<dyn Receiver>, stop
             () = tokio::time::sleep(pause) => {}
             Some(ended) = heart.work.join_next() => match ended {
                 Ok(work) => heart.on_ended(work),
-                Err(error) => tracing::error!(%error, "a task of the cluster panicked"),
+                Err(error) => {
+                    tracing::error!(%error, "a task of the cluster panicked");
+                    heart.on_panic(error.id());
+                }
             },
             () = stop.cancelled() => return,
         }
@@ -107,12 +118,16 @@ impl Heart {
                 *self.cluster.beaten.lock() = None;
                 self.cluster.metrics.deposed.inc();
                 self.must_refill = true;
+                self.was_deposed = true;
                 self.next_beat = now;
                 tracing::warn!(instance = %before, "the others had taken this instance for dead; registering anew");
                 return Duration::from_millis(10);
             }
             Ok(Beat::Seen { epoch, line, look }) => {
                 if beats {
+                    if self.cluster.reader.was_demoted() {
+                        self.cluster.leave_demoted();
+                    }
                     *self.cluster.beaten.lock() = Some(now);
                     self.next_beat = now + self.cluster.config.heartbeat;
                 }
@@ -145,15 +160,15 @@ impl Heart {
     /// Has a look at the server if the last one is this long ago. Beats do not
     /// wait for it.
     fn check_after(&mut self, pause: Duration) {
-        if self.is_checking || self.last_check.elapsed() < pause {
+        if self.checking.is_some() || self.last_check.elapsed() < pause {
             return;
         }
-        self.is_checking = true;
         let cluster = Arc::clone(&self.cluster);
-        self.work.spawn(async move {
+        let checking = self.work.spawn(async move {
             cluster.check().await;
             Work::Check
         });
+        self.checking = Some(checking.id());
     }
 
     async fn beat(&self, counts: bool) -> Result<Beat, BusError> {
@@ -180,9 +195,10 @@ impl Heart {
         };
         let mut map = || map().unwrap_or_default();
         // Rooms and users are on other nodes too, in a cluster of Redis.
-        let line = match cluster.reader.lines().await {
-            Ok(lines) if cluster.wiring.is_cluster() => lines,
-            Err(_) if let Some((_, known)) = &self.known => known.clone(),
+        // A node that stands still is not waited for.
+        let line = match tokio::time::timeout(cluster.config.sweep / 2, cluster.reader.lines()).await {
+            Ok(Ok(lines)) if cluster.wiring.is_cluster() => lines,
+            Ok(Err(_)) | Err(_) if let Some((_, known)) = &self.known => known.clone(),
             _ => line,
         };
         let look = Look { beats: map(), departed: map(), claims: map() };
@@ -209,13 +225,26 @@ impl Heart {
         found.extend(before_me);
         // One that does not beat is seen by nobody, and nobody would clean up
         // after it.
-        if self.must_refill && beats && !self.is_refilling && !has_been {
-            self.is_refilling = true;
+        if self.cluster.debts.lock().take_over() {
+            tracing::warn!("too many have left to remember each; comparing all with Redis");
+            self.must_refill = true;
+        }
+        if self.must_refill && beats && self.refilling.is_none() && !has_been {
             self.must_refill = false;
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
-            self.work.spawn(async move { Work::Refill(refill(&cluster, &*receiver).await) });
+            let tells = self.was_deposed;
+            let refilling = self.work.spawn(async move { Work::Refill(refill(&cluster, &*receiver, tells).await) });
+            self.refilling = Some(refilling.id());
         }
         self.cluster.settle_debts(&*self.receiver);
+        let gone = std::mem::take(&mut *self.cluster.gone.lock());
+        if !gone.is_empty() {
+            let receiver = Arc::clone(&self.receiver);
+            self.work.spawn(async move {
+                gone.iter().for_each(|user| receiver.on_user_gone(user));
+                Work::Tell
+            });
+        }
         for finding in found {
             let (cluster, receiver) = (Arc::clone(&self.cluster), Arc::clone(&self.receiver));
             self.work.spawn(async move {
@@ -228,17 +257,21 @@ impl Heart {
     fn on_ended(&mut self, work: Work) {
         match work {
             Work::Refill(result) => {
-                self.is_refilling = false;
-                if let Err(error) = result {
-                    tracing::warn!(%error, "could not register everything; trying again");
-                    self.must_refill = true;
+                self.refilling = None;
+                match result {
+                    Err(error) => {
+                        tracing::warn!(%error, "could not register everything; trying again");
+                        self.must_refill = true;
+                    }
+                    // Deposed once more while it ran, it is not done.
+                    Ok(()) => self.was_deposed &= self.must_refill,
                 }
             }
             Work::Check => {
-                self.is_checking = false;
+                self.checking = None;
                 self.last_check = Instant::now();
             }
-            Work::CleanUp(_, Ok(())) => {}
+            Work::CleanUp(_, Ok(())) | Work::Tell => {}
             Work::CleanUp(instance, Err(error)) => {
                 tracing::warn!(instance, %error, "cleaning up stopped; it will be taken up again");
                 self.cluster.metrics.swept("stopped");
@@ -247,21 +280,44 @@ impl Heart {
     }
 }
 
-/// Registers everything that is here, and takes out what is not.
-async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), BusError> {
+impl Heart {
+    /// What panicked must not count as under way for ever.
+    fn on_panic(&mut self, task: Id) {
+        if self.refilling == Some(task) {
+            self.refilling = None;
+            self.must_refill = true;
+        }
+        if self.checking == Some(task) {
+            self.checking = None;
+            self.last_check = Instant::now();
+        }
+    }
+}
+
+/// Registers everything that is here, and takes out what is not. `tells`: those
+/// who were taken for gone are back.
+async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver, tells: bool) -> Result<(), BusError> {
     cluster.note(&cluster.ears.held()).await?;
     let users = receiver.users().into_iter();
     let connections =
         users.flat_map(|(user, all)| all.into_iter().map(move |connection| (Arc::clone(&user), connection)));
     let signing_in = stream::iter(connections).map(|(user, connection)| async move {
         let limit = crate::config::UserLimit::Reject;
-        cluster.sign_in(&user, &connection, usize::MAX >> 12, limit).await
+        let signed_in = cluster.sign_in(&user, &connection, usize::MAX >> 12, limit).await?;
+        if tells && matches!(signed_in, SignedIn::In { is_first: true, .. }) {
+            receiver.on_user_back(&user);
+        }
+        Ok(())
     });
     signing_in.buffer_unordered(AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await?;
     cluster.take_out_strays(receiver).await?;
     let entering = stream::iter(receiver.registered()).map(|(room, members, told_of)| async move {
-        for chunk in members.chunks(REFILL) {
-            cluster.enter(&room, chunk, told_of).await?;
+        // One by one it is known of each whether it was gone.
+        for chunk in members.chunks(if tells { 1 } else { REFILL }) {
+            let n_new = cluster.enter(&room, chunk, told_of).await?;
+            if tells && n_new == chunk.len() {
+                chunk.iter().for_each(|member| receiver.on_back(&room, member));
+            }
             for member in chunk.iter().filter(|member| !receiver.is_member(&room, &member.connection)) {
                 cluster.exit(&room, &member.connection);
             }
@@ -272,6 +328,14 @@ async fn refill(cluster: &Arc<Cluster>, receiver: &dyn Receiver) -> Result<(), B
 }
 
 impl Cluster {
+    /// Ends the connections that learn nothing of it when their server has been
+    /// made a replica behind our back: new ones lead where writing succeeds.
+    fn leave_demoted(&self) {
+        tracing::warn!("the server had become a replica; publishing and hearing are connected anew");
+        self.publishing.lock().cancel();
+        self.hearing.lock().cancel();
+    }
+
     /// Looks at the server for what could go wrong, and says it.
     async fn check(&self) {
         let Ok(mut link) = self.wiring.connect("check", None).await else { return };

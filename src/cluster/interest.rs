@@ -39,6 +39,11 @@ pub(super) struct Interest {
     topics: HashMap<Topic, Entry>,
     /// To be subscribed.
     wanted: HashSet<Topic>,
+    /// How many are being subscribed.
+    under_way: usize,
+    /// Those that belong to no room or user: the instance itself is heard by
+    /// them, so they come first.
+    own: Vec<Topic>,
     /// Nobody holds them any more, since then.
     idle: HashMap<Topic, Instant>,
     /// They are not heard any more, since then, and are still noted in Redis.
@@ -51,10 +56,18 @@ pub(super) struct Interest {
 struct Entry {
     of: Of,
     holders: usize,
-    is_heard: bool,
+    state: State,
     waiters: Vec<oneshot::Sender<()>>,
     /// The last count of each sender.
     counts: Vec<(BootId, u32, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Deaf,
+    /// It is being subscribed.
+    UnderWay,
+    Heard,
 }
 
 /// What holding a channel comes to.
@@ -69,10 +82,13 @@ pub(super) enum Held {
 impl Interest {
     /// Somebody wants a channel. True beside it: the subscriber must be woken.
     pub(super) fn hold(&mut self, topic: &Topic, of: Of) -> (Held, bool) {
+        if of == Of::Instances && !self.own.contains(topic) {
+            self.own.push(Arc::clone(topic));
+        }
         let entry = self.topics.entry(Arc::clone(topic)).or_insert_with(|| Entry {
             of,
             holders: 0,
-            is_heard: false,
+            state: State::Deaf,
             waiters: Vec::new(),
             counts: Vec::new(),
         });
@@ -81,12 +97,16 @@ impl Interest {
             self.left.remove(topic);
         }
         entry.holders += 1;
-        if entry.is_heard {
+        if entry.state == State::Heard {
             return (Held::Heard, false);
         }
         let (sender, receiver) = oneshot::channel();
+        // While Redis is away nobody drains them, and those who have given up
+        // come back again and again.
+        entry.waiters.retain(|waiter| !waiter.is_closed());
         entry.waiters.push(sender);
-        (Held::Soon(receiver), self.wanted.insert(Arc::clone(topic)))
+        let must_wake = entry.state == State::Deaf && self.wanted.insert(Arc::clone(topic));
+        (Held::Soon(receiver), must_wake)
     }
 
     /// Somebody lets go.
@@ -101,9 +121,15 @@ impl Interest {
 
     /// At most `max` channels to subscribe now.
     pub(super) fn take_wanted(&mut self, max: usize) -> Vec<Topic> {
-        let taken: Vec<_> = self.wanted.iter().take(max).cloned().collect();
+        let own = self.own.iter().filter(|topic| self.wanted.contains(*topic));
+        let others = self.wanted.iter().filter(|topic| !self.own.contains(topic));
+        let taken: Vec<_> = own.chain(others).take(max).cloned().collect();
         for topic in &taken {
             self.wanted.remove(topic);
+            if let Some(entry) = self.topics.get_mut(topic) {
+                entry.state = State::UnderWay;
+                self.under_way += 1;
+            }
         }
         taken
     }
@@ -119,15 +145,36 @@ impl Interest {
     }
 
     /// They could not be subscribed and are to be tried again.
-    pub(super) fn want(&mut self, topics: Vec<Topic>) {
-        self.wanted.extend(topics.into_iter().filter(|topic| self.topics.contains_key(topic)));
+    pub(super) fn want(&mut self, topics: &[Topic]) {
+        for topic in topics {
+            let Some(entry) = self.topics.get_mut(topic).filter(|entry| entry.state == State::UnderWay) else {
+                continue;
+            };
+            entry.state = State::Deaf;
+            self.under_way -= 1;
+            self.wanted.insert(Arc::clone(topic));
+        }
     }
 
-    /// They are subscribed.
+    /// It is not heard any more, though nobody here has asked for that. True:
+    /// it is wanted again, and the subscriber must be woken.
+    pub(super) fn lose(&mut self, topic: &str) -> bool {
+        let Some((topic, _)) = self.topics.get_key_value(topic) else { return false };
+        let topic = Arc::clone(topic);
+        let Some(entry) = self.topics.get_mut(&topic).filter(|entry| entry.state == State::Heard) else { return false };
+        entry.state = State::Deaf;
+        self.wanted.insert(topic)
+    }
+
+    /// They are subscribed. One that has been given up since, or must be noted
+    /// anew, does not count.
     pub(super) fn heard(&mut self, topics: &[Topic]) {
         for topic in topics {
-            let Some(entry) = self.topics.get_mut(topic) else { continue };
-            entry.is_heard = true;
+            let Some(entry) = self.topics.get_mut(topic).filter(|entry| entry.state == State::UnderWay) else {
+                continue;
+            };
+            entry.state = State::Heard;
+            self.under_way -= 1;
             for waiter in entry.waiters.drain(..) {
                 let _given_up = waiter.send(());
             }
@@ -141,6 +188,8 @@ impl Interest {
             .idle
             .iter()
             .filter(|(_, since)| now.duration_since(**since) >= LINGER)
+            // Unsubscribing could overtake that.
+            .filter(|(topic, _)| self.topics.get(*topic).is_none_or(|entry| entry.state != State::UnderWay))
             .take(max)
             .map(|(topic, _)| Arc::clone(topic))
             .collect();
@@ -176,14 +225,15 @@ impl Interest {
     /// heard, and everything is wanted.
     pub(super) fn deaf(&mut self) {
         for (topic, entry) in &mut self.topics {
-            entry.is_heard = false;
+            entry.state = State::Deaf;
             self.wanted.insert(Arc::clone(topic));
         }
+        self.under_way = 0;
     }
 
     /// True when all that is held is heard.
     pub(super) fn is_complete(&self) -> bool {
-        self.wanted.is_empty()
+        self.wanted.is_empty() && self.under_way == 0
     }
 
     /// Notes a message's count; returns how many are missing before it. None:
@@ -286,6 +336,58 @@ mod tests {
     }
 
     #[test]
+    fn who_gives_up_waiting_leaves_nothing_behind() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        for _ in 0..100 {
+            drop(interest.hold(&room, Of::Instances));
+        }
+        assert_eq!(interest.topics[&room].waiters.len(), 1);
+    }
+
+    #[test]
+    fn the_instance_s_own_channels_come_first() {
+        let mut interest = Interest::default();
+        for n in 0..100 {
+            drop(interest.hold(&topic(&n.to_string()), Of::Room(n.to_string())));
+        }
+        let own = topic("own");
+        drop(interest.hold(&own, Of::Instances));
+        assert_eq!(interest.take_wanted(1), [own]);
+        assert_eq!(interest.take_wanted(1000).len(), 100);
+    }
+
+    #[test]
+    fn what_redis_ends_is_wanted_again() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        assert!(!interest.lose("r"));
+        drop(interest.hold(&room, Of::Instances));
+        assert!(!interest.lose("r"), "it is about to be subscribed");
+        interest.take_wanted(1);
+        assert!(!interest.lose("r"), "that was another subscription");
+        interest.heard(&[Arc::clone(&room)]);
+        assert!(interest.lose("r"));
+        assert!(!interest.is_complete());
+        assert_eq!(interest.take_wanted(1), [room]);
+    }
+
+    #[test]
+    fn what_is_being_subscribed_is_not_left_and_counts_only_for_those_it_was_for() {
+        let mut interest = Interest::default();
+        let room = topic("r");
+        let now = Instant::now();
+        drop(interest.hold(&room, Of::Instances));
+        assert_eq!(interest.take_wanted(9).len(), 1);
+        interest.release(&room, now);
+        assert!(interest.take_idle(now + 2 * LINGER, 9).is_empty());
+        interest.deaf();
+        interest.heard(&[Arc::clone(&room)]);
+        assert!(!interest.is_complete(), "it must be noted anew");
+        assert_eq!(interest.take_idle(now + 2 * LINGER, 9), [room]);
+    }
+
+    #[test]
     fn missing_messages_are_counted_by_sender() {
         let mut interest = Interest::default();
         let room = topic("r");
@@ -367,7 +469,7 @@ mod tests {
                             let wanted = interest.take_wanted(9);
                             prop_assert_eq!(interest.of(&wanted).len(), wanted.len());
                             if !succeeds {
-                                interest.want(wanted);
+                                interest.want(&wanted);
                                 continue;
                             }
                             interest.heard(&wanted);

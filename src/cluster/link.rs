@@ -31,6 +31,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// back; the library finds that out by the refusal.
 const AGAIN: [Duration; 3] = [Duration::from_millis(5), Duration::from_millis(50), Duration::ZERO];
 
+/// How long sent bytes may stay unacknowledged before a connection to one of
+/// several nodes is given up. A node that only stands still acknowledges.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
 /// Takes what the server says unasked, on the connection's own task: it must
 /// not wait.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
@@ -115,7 +120,7 @@ impl Wiring {
     /// A new connection, named after what it is for. `on_push` makes it one
     /// that can subscribe.
     pub(super) async fn connect(&self, role: &str, on_push: Option<OnPush>) -> RedisResult<Link> {
-        let mut link = in_time(self.connect_any(on_push)).await?;
+        let mut link = in_time(self.patience(), self.connect_any(on_push)).await?;
         self.present(&mut link, role).await;
         Ok(link)
     }
@@ -123,7 +128,7 @@ impl Wiring {
     /// A new connection for publishing, with its socket where others may write
     /// to that directly.
     pub(super) async fn connect_to_publish(&self, on_push: OnPush) -> RedisResult<(Link, Option<Arc<Socket>>)> {
-        let (mut link, socket) = in_time(async {
+        let (mut link, socket) = in_time(self.patience(), async {
             let info = match &self.config.mode {
                 RedisMode::Cluster => None,
                 RedisMode::Standalone => Some(self.info(&self.config.nodes[0])?),
@@ -147,6 +152,12 @@ impl Wiring {
         .await?;
         self.present(&mut link, "publish").await;
         Ok((link, socket))
+    }
+
+    /// In a cluster, nodes that do not answer are waited for twice, and then
+    /// done without.
+    fn patience(&self) -> Duration {
+        if self.is_cluster() { 4 * CONNECT_TIMEOUT } else { 2 * CONNECT_TIMEOUT }
     }
 
     /// Tells the server what to call a connection.
@@ -177,7 +188,7 @@ impl Wiring {
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(CONNECT_TIMEOUT)
                     .response_timeout(self.config.timeout)
-                    .tcp_settings(prompt())
+                    .tcp_settings(of_many())
                     .overall_response_timeout(Some(self.config.timeout * 2))
                     // The library would send a command again whose fate is not
                     // known. What is refused for a moved slot is tried again by
@@ -239,8 +250,8 @@ impl Wiring {
 }
 
 /// No connection is waited for longer than this.
-async fn in_time<T>(connecting: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
-    tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
+async fn in_time<T>(within: Duration, connecting: impl Future<Output = RedisResult<T>>) -> RedisResult<T> {
+    tokio::time::timeout(within, connecting)
         .await
         .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))?
 }
@@ -251,6 +262,14 @@ fn prompt() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
+/// The same for one of several nodes.
+fn of_many() -> TcpSettings {
+    #[cfg(target_os = "linux")]
+    return prompt().set_user_timeout(UNACKNOWLEDGED);
+    #[cfg(not(target_os = "linux"))]
+    prompt()
+}
+
 fn pushes(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {
     move |info| {
         on_push(info);
@@ -259,6 +278,11 @@ fn pushes(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendEr
 }
 
 impl Link {
+    /// True if several servers are behind it.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
     /// Sends commands in one go and waits for all answers, in order. Of those
     /// with the same hash tag each is carried out after the one before.
     ///
@@ -306,6 +330,9 @@ impl Link {
                         }
                         // One node's trouble is not the others'.
                         Err(error) => {
+                            // The library makes one refusal the answer to all.
+                            let is_of_one = error.code().is_some() && places.len() > 1;
+                            let error = if is_of_one { std::io::Error::other(error).into() } else { error };
                             for n in places {
                                 results[n] = Some(Err(error.clone()));
                             }
@@ -354,8 +381,8 @@ impl Link {
         Ok(())
     }
 
-    /// Publishes frames, each to its channel. Returns how many were refused, as
-    /// far as that is known.
+    /// Publishes frames, each to its channel; in a cluster all lie in one slot.
+    /// Returns how many failed, as far as that is known.
     pub(super) async fn publish(&mut self, frames: Vec<(String, Vec<u8>)>) -> RedisResult<usize> {
         match self {
             Self::Single(connection) => {
@@ -367,30 +394,27 @@ impl Link {
                 }
                 Ok(0)
             }
-            Self::Cluster(_) => {
-                let command = |(topic, frame): (String, Vec<u8>)| {
-                    let mut command = redis::cmd("SPUBLISH");
-                    command.arg(&topic).arg(frame);
-                    (command, topic)
-                };
-                let mut commands: Vec<_> = frames.into_iter().map(command).collect();
-                let mut n_unknown = 0;
-                for pause in AGAIN {
-                    let answers = self.send(commands.clone()).await?;
-                    let mut refused = answers.into_iter().map(|answer| {
-                        let Err(error) = answer else { return false };
-                        tracing::debug!(%error, "a frame was not published");
-                        // Where its fate is not known it might come twice.
-                        n_unknown += usize::from(error.code().is_none());
-                        error.code().is_some()
-                    });
-                    commands.retain(|_| refused.next().unwrap_or(false));
-                    if commands.is_empty() {
-                        break;
-                    }
-                    tokio::time::sleep(pause).await;
+            Self::Cluster(connection) => {
+                let Some((topic, _)) = frames.first() else { return Ok(0) };
+                let route = Route::with_slot(Slot::for_key(topic), SlotAddr::Master);
+                let count = frames.len();
+                let mut pipeline = Pipeline::with_capacity(count);
+                for (topic, frame) in frames {
+                    pipeline.cmd("SPUBLISH").arg(topic).arg(frame);
                 }
-                Ok(commands.len() + n_unknown)
+                pipeline.ignore_errors();
+                for pause in AGAIN {
+                    let route = SingleNodeRoutingInfo::SpecificNode(route);
+                    match connection.route_pipeline(pipeline.clone(), 0, count, route).await {
+                        Ok(answers) => {
+                            return Ok(answers.iter().filter(|answer| matches!(answer, Value::ServerError(_))).count());
+                        }
+                        Err(error) if error.code().is_some() => tokio::time::sleep(pause).await,
+                        // They may have been published.
+                        Err(_) => break,
+                    }
+                }
+                Ok(count)
             }
         }
     }

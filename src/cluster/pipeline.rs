@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::{link::Link, metrics::ClusterMetrics, script};
 
 /// Commands in one go.
-const BATCH: usize = 1024;
+pub(super) const BATCH: usize = 1024;
 
 /// Commands that may wait; their bytes have a bound of their own.
 const QUEUE: usize = 1 << 17;
@@ -83,14 +83,14 @@ pub(super) struct Pipeline {
 /// The queue's other end.
 #[derive(Debug)]
 pub(super) struct Queue {
-    writes: mpsc::Receiver<Write>,
+    pub(super) writes: mpsc::Receiver<Write>,
     waiting: Arc<AtomicUsize>,
-    metrics: ClusterMetrics,
+    pub(super) metrics: ClusterMetrics,
     /// What is older is not sent any more.
     fresh: Duration,
-    batch: Vec<Write>,
+    pub(super) batch: Vec<Write>,
     /// What waited while there was no connection; it goes before the rest.
-    held: VecDeque<Write>,
+    pub(super) held: VecDeque<Write>,
 }
 
 /// A queue of at most `max` bytes.
@@ -137,7 +137,7 @@ impl Pipeline {
 }
 
 impl Done {
-    fn tell(self, answer: Result<Value, BusError>) {
+    pub(super) fn tell(self, answer: Result<Value, BusError>) {
         match self {
             Self::Nobody => {}
             Self::Task(task) => drop(task.send(answer)),
@@ -163,6 +163,9 @@ impl Queue {
         lost: &CancellationToken,
         stop: &CancellationToken,
     ) -> Result<(), RedisError> {
+        if link.is_cluster() {
+            return self.run_apart(link, lost, stop).await;
+        }
         loop {
             if lost.is_cancelled() {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
@@ -214,18 +217,9 @@ impl Queue {
 
     /// Sends what was taken out of the queue.
     async fn send(&mut self, link: &mut Link) -> Result<(), RedisError> {
-        let mut commands = Vec::with_capacity(self.batch.len());
-        let mut waiters = Vec::with_capacity(self.batch.len());
-        for write in self.batch.drain(..) {
-            self.waiting.fetch_sub(write.bytes, Ordering::Relaxed);
-            if write.done.is_given_up() || write.since.elapsed() > self.fresh {
-                self.metrics.dropped("stale");
-                write.done.tell(Err(BusError::Down));
-                continue;
-            }
-            commands.push((write.command, write.key));
-            waiters.push(write.done);
-        }
+        let mut batch = std::mem::take(&mut self.batch);
+        let (commands, waiters) = self.fresh(batch.drain(..));
+        self.batch = batch;
         if commands.is_empty() {
             return Ok(());
         }
@@ -265,7 +259,23 @@ impl Queue {
         }
     }
 
-    fn unknown(&self, waiters: Vec<Done>) {
+    /// Of what leaves the queue, what is still worth sending.
+    pub(super) fn fresh(&self, writes: impl Iterator<Item = Write>) -> (Vec<(Cmd, String)>, Vec<Done>) {
+        let (mut commands, mut waiters) = (Vec::new(), Vec::new());
+        for write in writes {
+            self.waiting.fetch_sub(write.bytes, Ordering::Relaxed);
+            if write.done.is_given_up() || write.since.elapsed() > self.fresh {
+                self.metrics.dropped("stale");
+                write.done.tell(Err(BusError::Down));
+                continue;
+            }
+            commands.push((write.command, write.key));
+            waiters.push(write.done);
+        }
+        (commands, waiters)
+    }
+
+    pub(super) fn unknown(&self, waiters: Vec<Done>) {
         for done in waiters {
             self.metrics.dropped("unknown");
             done.tell(Err(BusError::Unknown));
@@ -273,13 +283,13 @@ impl Queue {
     }
 }
 
-fn is_script(command: &Cmd) -> bool {
+pub(super) fn is_script(command: &Cmd) -> bool {
     command.args_iter().next().is_some_and(|name| matches!(name, redis::Arg::Simple(b"EVALSHA")))
 }
 
 /// The answers, once those whose scripts the server did not know have been
 /// sent again, in their order and with all that it takes.
-async fn with_scripts(
+pub(super) async fn with_scripts(
     link: &mut Link,
     mut answers: Vec<Result<Value, RedisError>>,
     copies: Vec<Option<(Cmd, String)>>,
@@ -321,7 +331,7 @@ pub(super) fn classify(error: &RedisError) -> BusError {
 
 /// True if this server will refuse everything: another one may have become
 /// the master.
-fn ends_link(error: &RedisError) -> bool {
+pub(super) fn ends_link(error: &RedisError) -> bool {
     error.is_connection_dropped()
         || error.is_timeout()
         || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "CLUSTERDOWN"))

@@ -21,8 +21,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use redis::RedisError;
+use redis::{RedisError, cluster_routing::Slot};
 use tokio::{
     sync::Notify,
     time::{Instant, MissedTickBehavior},
@@ -76,6 +77,12 @@ struct Waiting {
     topic: String,
     frame: Vec<u8>,
     since: Instant,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.topic.len() + self.frame.len()
+    }
 }
 
 /// Counts what is sent to one room.
@@ -133,13 +140,13 @@ impl Publisher {
     }
 
     fn put(&self, queue: &mut Queue, topic: String, frame: Vec<u8>) {
-        let bytes = topic.len() + frame.len();
-        if queue.bytes + bytes > self.max {
+        let waiting = Waiting { topic, frame, since: Instant::now() };
+        if queue.bytes + waiting.len() > self.max {
             return self.metrics.dropped("queue full");
         }
         self.metrics.sent.inc();
-        queue.bytes += bytes;
-        queue.waiting.push_back(Waiting { topic, frame, since: Instant::now() });
+        queue.bytes += waiting.len();
+        queue.waiting.push_back(waiting);
     }
 
     /// Writes what waits, unless somebody is at it.
@@ -259,44 +266,74 @@ impl Publisher {
         }
     }
 
-    /// Sends through the library.
-    async fn send(
-        &self,
-        link: &mut Link,
-        lost: &CancellationToken,
-        stop: &CancellationToken,
-    ) -> Result<(), RedisError> {
+    /// Sends through the library; in a cluster a node that stands still holds up
+    /// only what lies on it.
+    async fn send(&self, link: &Link, lost: &CancellationToken, stop: &CancellationToken) -> Result<(), RedisError> {
         self.by_task.store(true, Ordering::Release);
-        loop {
-            let mut batch = Vec::new();
+        let mut lanes: HashMap<Slot, VecDeque<Waiting>> = HashMap::new();
+        let mut under_way = FuturesUnordered::new();
+        let end = loop {
+            let waiting = std::mem::take(&mut self.queue.lock().waiting);
+            let mut idle = Vec::new();
+            for waiting in waiting {
+                let slot = Slot::for_key(if link.is_cluster() { &waiting.topic } else { "" });
+                let lane = lanes.entry(slot).or_insert_with(|| {
+                    idle.push(slot);
+                    VecDeque::new()
+                });
+                lane.push_back(waiting);
+            }
+            under_way.extend(idle.into_iter().filter_map(|slot| self.next_of(link, &mut lanes, slot)));
+            tokio::select! {
+                biased;
+                () = lost.cancelled() => break Err(ended()),
+                Some((slot, sent)) = under_way.next() => match sent {
+                    Ok(failed) => {
+                        (0..failed).for_each(|_| self.metrics.dropped("refused"));
+                        under_way.extend(self.next_of(link, &mut lanes, slot));
+                    }
+                    Err(error) => break Err(error),
+                },
+                () = self.wake.notified() => {}
+                () = stop.cancelled(), if under_way.is_empty() => break Ok(()),
+            }
+        };
+        // What is under way may have come.
+        let mut queue = self.queue.lock();
+        for waiting in lanes.into_values().flat_map(|lane| lane.into_iter().rev()) {
+            queue.waiting.push_front(waiting);
+        }
+        end
+    }
+
+    /// Sends what waits for a slot, or forgets the slot.
+    fn next_of(
+        &self,
+        link: &Link,
+        lanes: &mut HashMap<Slot, VecDeque<Waiting>>,
+        slot: Slot,
+    ) -> Option<impl Future<Output = (Slot, Result<usize, RedisError>)> + use<>> {
+        let lane = lanes.get_mut(&slot)?;
+        let mut frames = Vec::new();
+        {
+            let mut queue = self.queue.lock();
+            while frames.len() < BATCH
+                && let Some(waiting) = lane.pop_front()
             {
-                let mut queue = self.queue.lock();
-                while batch.len() < BATCH
-                    && let Some(waiting) = queue.pop()
-                {
-                    batch.push(waiting);
-                }
-            }
-            if batch.is_empty() {
-                tokio::select! {
-                    () = lost.cancelled() => return Err(ended()),
-                    () = self.wake.notified() => continue,
-                    () = stop.cancelled() => return Ok(()),
-                }
-            }
-            batch.retain(|waiting| {
-                let keep = waiting.since.elapsed() <= self.fresh;
-                if !keep {
+                queue.bytes -= waiting.len();
+                if waiting.since.elapsed() > self.fresh {
                     self.metrics.dropped("stale");
+                } else {
+                    frames.push((waiting.topic, waiting.frame));
                 }
-                keep
-            });
-            let frames = batch.into_iter().map(|waiting| (waiting.topic, waiting.frame)).collect();
-            let failed = link.publish(frames).await?;
-            for _ in 0..failed {
-                self.metrics.dropped("refused");
             }
         }
+        if frames.is_empty() {
+            lanes.remove(&slot);
+            return None;
+        }
+        let mut link = link.clone();
+        Some(async move { (slot, link.publish(frames).await) })
     }
 
     /// While there is no connection: what waits too long is dropped.
@@ -323,7 +360,7 @@ impl Publisher {
 impl Queue {
     fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.pop_front()?;
-        self.bytes -= waiting.topic.len() + waiting.frame.len();
+        self.bytes -= waiting.len();
         Some(waiting)
     }
 

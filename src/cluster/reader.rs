@@ -1,7 +1,10 @@
 //! The connection for what need not be in order with writes: reading, beating,
 //! cleaning up.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use redis::{Cmd, RedisError, RedisResult, Value};
@@ -26,6 +29,8 @@ pub(super) struct Reader {
     link: Mutex<Option<Open>>,
     /// Held while connecting, so that one does.
     connecting: AsyncMutex<Attempts>,
+    /// A server has answered that it is a replica.
+    is_demoted: AtomicBool,
 }
 
 /// A connection and its number.
@@ -46,7 +51,7 @@ struct Attempts {
 
 impl Reader {
     pub(super) fn new(wiring: Wiring) -> Self {
-        Self { wiring, link: Mutex::default(), connecting: AsyncMutex::default() }
+        Self { wiring, link: Mutex::default(), connecting: AsyncMutex::default(), is_demoted: AtomicBool::new(false) }
     }
 
     async fn link(&self) -> RedisResult<(u64, Link)> {
@@ -77,6 +82,23 @@ impl Reader {
         }
     }
 
+    /// True once after a server has answered that it is a replica. The nodes of
+    /// a cluster are looked after by the library.
+    pub(super) fn was_demoted(&self) -> bool {
+        self.is_demoted.swap(false, Ordering::Relaxed) && !self.wiring.is_cluster()
+    }
+
+    /// True if what failed so says that the connection is of no use.
+    fn must_reconnect(&self, error: &RedisError) -> bool {
+        if error.code() == Some("READONLY") {
+            self.is_demoted.store(true, Ordering::Relaxed);
+        }
+        // One node that stands still is not the others' trouble.
+        let is_of_one = self.wiring.is_cluster() && !error.is_connection_dropped();
+        (error.code().is_none() && !is_of_one)
+            || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"))
+    }
+
     /// The next one connects anew, unless somebody has already.
     fn lose(&self, n: u64) {
         let mut link = self.link.lock();
@@ -96,7 +118,7 @@ impl Reader {
             result => result,
         };
         result.inspect_err(|error| {
-            if must_reconnect(error) {
+            if self.must_reconnect(error) {
                 self.lose(n);
             }
         })
@@ -126,7 +148,7 @@ impl Reader {
             answers.push(match result {
                 Err(error) if error.code() == Some("NOSCRIPT") => self.one(command, &key).await,
                 Err(error) => {
-                    if must_reconnect(&error) {
+                    if self.must_reconnect(&error) {
                         self.lose(n);
                     }
                     Err(classify(&error))
@@ -136,8 +158,4 @@ impl Reader {
         }
         Ok(answers)
     }
-}
-
-fn must_reconnect(error: &RedisError) -> bool {
-    error.code().is_none() || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "CLUSTERDOWN"))
 }

@@ -137,11 +137,11 @@ impl Cluster {
     }
 
     /// Registers members of a room here; `told_of` says who is announced, now
-    /// and when they leave.
+    /// and when they leave. Returns how many were not registered.
     ///
     /// # Errors
     /// If it is not certain that they are registered.
-    pub async fn enter(&self, room: &str, members: &[MemberInfo], told_of: JoinLeave) -> Result<(), BusError> {
+    pub async fn enter(&self, room: &str, members: &[MemberInfo], told_of: JoinLeave) -> Result<usize, BusError> {
         let me = self.id();
         let keys = self.member_keys(room, me);
         let arguments: [&dyn script::Argument; 3] =
@@ -152,7 +152,7 @@ impl Cluster {
             command.arg(&member.connection).arg(value).arg(joined);
         }
         let entered: i64 = parse(self.write(command, &keys[0]).await?)?;
-        if entered >= 0 { Ok(()) } else { Err(BusError::Down) }
+        usize::try_from(entered).map_err(|_| BusError::Down)
     }
 
     /// Takes a connection out of a room; it is tried until it is certain.
@@ -186,11 +186,7 @@ impl Cluster {
     }
 
     pub(super) fn owe(&self, debt: Debt) {
-        let mut debts = self.debts.lock();
-        // Beyond that, all is compared with what Redis has anyway.
-        if debts.len() < DEBTS {
-            debts.push(debt);
-        }
+        self.debts.lock().push(debt);
     }
 
     /// A connection is about to be signed in.
@@ -247,7 +243,13 @@ impl Cluster {
     pub(super) fn sign_out_as(self: &Arc<Self>, instance: InstanceId, user: &str, connection: &str) {
         let (command, key) = self.signing_out(instance, user, connection);
         let debt = Debt::SignOut { user: user.to_owned(), connection: connection.to_owned(), instance };
-        self.pipeline.put(command, key, self.or_owe(debt));
+        let (cluster, user) = (Arc::clone(self), user.to_owned());
+        let done = Done::Call(Box::new(move |answer| match answer {
+            Ok(Value::Int(1)) => cluster.gone.lock().push(user),
+            Ok(_) => {}
+            Err(_) => cluster.owe(debt),
+        }));
+        self.pipeline.put(command, key, done);
     }
 
     pub(super) fn signing_out(&self, instance: InstanceId, user: &str, connection: &str) -> (redis::Cmd, String) {
@@ -397,6 +399,3 @@ impl Cluster {
         let _in_time = tokio::time::timeout(self.patience(), receiver).await;
     }
 }
-
-/// Leaves that are remembered while Redis is away.
-const DEBTS: usize = 100_000;

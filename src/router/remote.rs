@@ -153,12 +153,21 @@ impl Receiver for Remote {
     }
 
     fn on_reaped(&self, room: &str, member: &MemberInfo, _is_last: bool) {
-        let Some(router) = self.0.upgrade() else { return };
-        let generation = router.generation();
-        let Some((_, pipeline)) = generation.room(room) else { return };
-        let mut batch = Batch::new(&router.flusher);
-        let event = EventView { kind: "left", room };
-        router.observe_member(&generation, &pipeline.observe, member, event, &mut batch);
+        if let Some(router) = self.0.upgrade() {
+            router.on_member(room, member, "left");
+        }
+    }
+
+    fn on_back(&self, room: &str, member: &MemberInfo) {
+        if let Some(router) = self.0.upgrade() {
+            router.on_member(room, member, "joined");
+        }
+    }
+
+    fn on_user_back(&self, user: &str) {
+        if let Some(router) = self.0.upgrade() {
+            router.on_user(user, "online");
+        }
     }
 
     fn on_user_gone(&self, user: &str) {
@@ -270,6 +279,14 @@ impl Router {
             };
         }
         all_done
+    }
+
+    /// Something happened to a member, which its connection does not tell.
+    fn on_member(self: &Arc<Self>, room: &str, member: &MemberInfo, kind: &'static str) {
+        let generation = self.generation();
+        let Some((_, pipeline)) = generation.room(room) else { return };
+        let mut batch = Batch::new(&self.flusher);
+        self.observe_member(&generation, &pipeline.observe, member, EventView { kind, room }, &mut batch);
     }
 
     /// Something happened to a user as a whole.

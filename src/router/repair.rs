@@ -8,6 +8,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Router, remote};
@@ -33,28 +34,44 @@ const ROOMS: usize = 256;
 /// How long to wait before a repair that failed is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Rooms that are being repaired; true: something more is missing there.
-#[derive(Debug, Default)]
-pub(super) struct Repairs(Mutex<HashMap<RoomName, bool>>);
+/// Rooms that are read at once; each may bring as many messages as a recovery.
+const AT_ONCE: usize = 32;
+
+/// What is being repaired.
+#[derive(Debug)]
+pub(super) struct Repairs {
+    /// The rooms; true: something more is missing there.
+    rooms: Mutex<HashMap<RoomName, bool>>,
+    turns: Semaphore,
+}
+
+impl Default for Repairs {
+    fn default() -> Self {
+        Self { rooms: Mutex::default(), turns: Semaphore::new(AT_ONCE) }
+    }
+}
 
 impl Router {
     /// Brings a room's members up to date, beside everything else.
     pub(super) fn repair(self: &Arc<Self>, room: &str) {
-        if let Some(again) = self.repairs.0.lock().get_mut(room) {
+        if let Some(again) = self.repairs.rooms.lock().get_mut(room) {
             *again = true;
             return;
         }
         let room: RoomName = room.into();
-        self.repairs.0.lock().insert(Arc::clone(&room), false);
+        self.repairs.rooms.lock().insert(Arc::clone(&room), false);
         let router = Arc::clone(self);
         self.tasks.spawn(async move {
             loop {
-                let done = router.repair_once(&room).await;
+                let done = {
+                    let _turn = router.repairs.turns.acquire().await;
+                    router.repair_once(&room).await
+                };
                 if !done && !router.stop.is_cancelled() {
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
-                let mut repairs = router.repairs.0.lock();
+                let mut repairs = router.repairs.rooms.lock();
                 if !done || repairs.get(&room) != Some(&true) {
                     repairs.remove(&room);
                     return;

@@ -3,6 +3,10 @@
 -- Answers the epoch, the newest offset, the past epochs, and offset and frame
 -- of each message.
 local epoch, top, past = touch(ARGV[1])
+-- While somebody is there who counts on the epoch it must not be forgotten,
+-- though nothing be published. Rarely, since it is a write.
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left < 82800000 then redis.call('PEXPIRE', KEYS[1], 86400000) end
 if ARGV[2] == 't' then return {epoch, top, past, {}} end
 local found
 if ARGV[2] == 'f' then

@@ -12,7 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::{
+    FutureExt,
+    future::{LocalBoxFuture, try_join_all},
+};
 use tokio::sync::{Mutex, Notify, oneshot};
 
 use super::{
@@ -55,6 +58,7 @@ const LASTING: Duration = Duration::from_secs(1);
 // As in ears.rs.
 const PROBE: Duration = Duration::from_millis(800);
 const SILENCE: Duration = Duration::from_millis(2200);
+const STALL: Duration = Duration::from_millis(1000);
 const NOTE_RETRY: Duration = Duration::from_millis(50);
 const EARS_SWEEP: Duration = Duration::from_millis(250);
 const BATCH: usize = 512;
@@ -613,9 +617,11 @@ impl Instance {
         let mut waits = self.runtime.now();
         let (mut probe_at, mut sweep_at) = (self.runtime.now(), self.runtime.now());
         let mut was_up = false;
+        let mut subscribing: Option<LocalBoxFuture<'_, Result<(), Broken>>> = None;
         loop {
-            if self.catch_up(link).await.is_err() {
-                return;
+            if subscribing.is_none() {
+                let wanted = self.interest.borrow_mut().take_wanted(BATCH);
+                subscribing = (!wanted.is_empty()).then(|| self.subscribe(link, wanted).boxed_local());
             }
             if !was_up && self.interest.borrow().is_complete() {
                 was_up = true;
@@ -645,7 +651,7 @@ impl Instance {
             }
             if probe_at <= now {
                 probe_at = now + PROBE;
-                if now - waits > 2 * PROBE {
+                if now - waits > STALL {
                     self.echoed.set(now);
                 }
                 if now.saturating_sub(self.echoed.get()) > SILENCE {
@@ -661,31 +667,32 @@ impl Instance {
             waits = now;
             tokio::select! {
                 biased;
+                Some(subscribed) = futures_util::future::OptionFuture::from(subscribing.as_mut()) => {
+                    subscribing = None;
+                    if subscribed.is_err() {
+                        return;
+                    }
+                }
                 () = self.wake.notified() => {}
                 () = self.runtime.sleep(wait) => {}
             }
         }
     }
 
-    async fn catch_up(&self, link: &Rc<Conn>) -> Result<(), Broken> {
-        loop {
-            let mut wanted = self.interest.borrow_mut().take_wanted(BATCH);
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            wanted.sort();
-            let topics = wanted.iter().map(ToString::to_string).collect();
-            let of = self.interest.borrow().of(&wanted);
-            let (subscribed, noted) =
-                futures_util::future::join(self.network.subscribe(link, topics), self.note(&of)).await;
-            subscribed?;
-            if noted.is_err() {
-                self.interest.borrow_mut().want(wanted);
-                self.runtime.sleep(NOTE_RETRY).await;
-                return Ok(());
-            }
+    async fn subscribe(&self, link: &Rc<Conn>, mut wanted: Vec<Topic>) -> Result<(), Broken> {
+        wanted.sort();
+        let topics = wanted.iter().map(ToString::to_string).collect();
+        let of = self.interest.borrow().of(&wanted);
+        let (subscribed, noted) =
+            futures_util::future::join(self.network.subscribe(link, topics), self.note(&of)).await;
+        subscribed?;
+        if noted.is_ok() {
             self.interest.borrow_mut().heard(&wanted);
+        } else {
+            self.runtime.sleep(NOTE_RETRY).await;
+            self.interest.borrow_mut().want(&wanted);
         }
+        Ok(())
     }
 
     fn on_push(self: &Rc<Self>, topic: &str, frame: &str) {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{FAST, Listener, gateway, gateways, in_order, instances, is_ready, member, stats, trouble};
 use crate::support::{
     TestClient, TestGateway, eventually,
-    proxy::{FaultProxy, Which},
+    proxy::{Direction, FaultProxy, Which},
     redis::RedisServer,
     until,
 };
@@ -273,4 +273,85 @@ async fn r23_a_slow_path_keeps_the_order() {
         assert_eq!(in_order(&listener.numbers("plain:1"), sent), 0);
     }
     assert_eq!(b.metric("wayleave_deposed_total"), 0.0);
+}
+
+/// Joins that cannot be noted while nothing can be written are no reason to
+/// give up what is heard.
+#[tokio::test]
+async fn f14_joins_while_writing_is_frozen_cost_nothing_that_is_heard() {
+    let redis = RedisServer::start().await;
+    let proxy = FaultProxy::start(redis.address()).await;
+    let b = gateway(&format!("url = \"{}\"", proxy.url()), "b", FAST).await;
+    let [a] = gateways::<1>(&redis).await;
+    let listener = Listener::of(member(&b.url(), "", &["plain:1".to_owned()]).await);
+    let mut client = a.client().await;
+    client.publish("plain:1", json!(0)).await;
+    eventually("it is heard", || listener.has("plain:1", &json!(0))).await;
+    proxy.freeze_only(Which::Writers, Direction::Both);
+    let frozen = Instant::now();
+    let url = b.url();
+    // Something is wanted all the time.
+    let joining = (0..6).map(|joiner| {
+        let url = url.clone();
+        tokio::spawn(async move {
+            let mut client = TestClient::connect(&url, json!({})).await;
+            let mut n_refused = 0;
+            while frozen.elapsed() < Duration::from_secs(8) {
+                client.refused("subscribe", json!({ "channel": format!("plain:new{joiner}:{n_refused}") })).await;
+                n_refused += 1;
+            }
+            n_refused
+        })
+    });
+    let joining = futures_util::future::join_all(joining);
+    let joining = tokio::spawn(joining);
+    let mut n = 1;
+    while frozen.elapsed() < Duration::from_secs(8) {
+        client.publish("plain:1", json!(n)).await;
+        n += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let n_refused: u64 = joining.await.unwrap().into_iter().map(Result::unwrap).sum();
+    eventually("the last has come", || listener.has("plain:1", &json!(n - 1))).await;
+    assert_eq!(in_order(&listener.numbers("plain:1"), n), 0, "of the room that is heard");
+    assert_eq!(b.metric("wayleave_bus_links_lost_total{reason=\"subscribe\"}"), 0.0);
+    println!("f14: {n_refused} joins refused, {n} messages heard");
+    proxy.heal();
+    is_ready(&b).await;
+    let mut joiner = b.client().await;
+    joiner.join("plain:new").await;
+}
+
+/// A server behind an address that moves is made a replica, and its clients'
+/// connections are left open: those that only publish or hear notice nothing.
+#[tokio::test]
+async fn a_master_that_becomes_a_replica_is_left_by_all_connections() {
+    let old = RedisServer::start().await;
+    let new = RedisServer::replica_of(&old).await;
+    let proxy = FaultProxy::start(old.address()).await;
+    let bus = format!("url = \"{}\"", proxy.url());
+    let a = gateway(&bus, "a", FAST).await;
+    let on_a = Listener::of(member(&a.url(), "", &["plain:1".to_owned()]).await);
+    let mut from_a = a.client().await;
+    from_a.publish("plain:1", json!(0)).await;
+    eventually("it is heard", || on_a.has("plain:1", &json!(0))).await;
+    new.promote().await;
+    proxy.lead_to(new.address());
+    old.command(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]).await;
+    let moved = Instant::now();
+    // One that comes now knows only the new one.
+    let b = gateway(&bus, "b", FAST).await;
+    let on_b = Listener::of(member(&b.url(), "", &["plain:1".to_owned()]).await);
+    let mut from_b = b.client().await;
+    let mut n = 1;
+    until("they hear each other", async || {
+        from_a.publish("plain:1", json!(n)).await;
+        from_b.publish("plain:1", json!(1_000_000 + n)).await;
+        n += 1;
+        on_a.numbers("plain:1").iter().any(|n| *n > 1_000_000) && on_b.numbers("plain:1").iter().any(|n| *n < 1_000_000)
+    })
+    .await;
+    println!("a master that becomes a replica: all have left it after {:?}", moved.elapsed());
+    assert!(moved.elapsed() < Duration::from_secs(8), "{:?}", moved.elapsed());
+    is_ready(&a).await;
 }

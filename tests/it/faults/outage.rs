@@ -341,3 +341,18 @@ async fn f7_an_instance_ends_in_order_without_redis() {
     assert!(status.success() && code == 3001, "{status} {code}");
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }
+
+/// What a room with history is called must not be forgotten while somebody is
+/// there, though nothing be published: all members would be sent away.
+#[tokio::test]
+async fn an_idle_room_keeps_its_epoch() {
+    let redis = RedisServer::start().await;
+    let [a] = gateways::<1>(&redis).await;
+    let idle = Listener::of(member(&a.url(), "", &["kept:idle".to_owned()]).await);
+    let about = "wayleave:1:{r:kept:idle}:about";
+    let left = async || -> i64 { redis::from_redis_value(redis.command(&["PTTL", about]).await).unwrap() };
+    assert!(left().await > 0);
+    redis.command(&["PEXPIRE", about, "60000"]).await;
+    until("it is kept for long again", async || left().await > 3_600_000).await;
+    assert_eq!(idle.closed(), None);
+}

@@ -52,14 +52,17 @@ pub enum Which {
     Subscribers,
     /// Those that have not.
     Others,
+    /// Those that a gateway has named as the ones that write in order.
+    Writers,
 }
 
 impl Which {
-    fn has(self, is_subscriber: bool) -> bool {
+    fn has(self, connection: &Connection) -> bool {
         match self {
             Self::All => true,
-            Self::Subscribers => is_subscriber,
-            Self::Others => !is_subscriber,
+            Self::Subscribers => connection.is_subscriber.load(Ordering::Acquire),
+            Self::Others => !connection.is_subscriber.load(Ordering::Acquire),
+            Self::Writers => connection.is_writer.load(Ordering::Acquire),
         }
     }
 }
@@ -75,8 +78,7 @@ struct Faults {
 
 impl Faults {
     fn freezes(&self, connection: &Connection, direction: Direction) -> bool {
-        let is_subscriber = connection.is_subscriber.load(Ordering::Acquire);
-        self.frozen.iter().any(|(which, frozen)| which.has(is_subscriber) && frozen.has(direction))
+        self.frozen.iter().any(|(which, frozen)| which.has(connection) && frozen.has(direction))
     }
 }
 
@@ -89,7 +91,7 @@ pub struct FaultProxy {
 
 #[derive(Debug)]
 struct Shared {
-    to: SocketAddr,
+    to: Mutex<SocketAddr>,
     port: ReservedPort,
     /// None: connecting is refused.
     listener: Mutex<Option<TcpListener>>,
@@ -103,6 +105,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Connection {
     is_subscriber: AtomicBool,
+    is_writer: AtomicBool,
     reset: CancellationToken,
 }
 
@@ -116,7 +119,7 @@ impl FaultProxy {
     pub async fn start(to: SocketAddr) -> Self {
         let port = ReservedPort::new();
         let shared = Arc::new(Shared {
-            to,
+            to: Mutex::new(to),
             listener: Mutex::new(Some(port.listen())),
             port,
             faults: watch::Sender::default(),
@@ -178,16 +181,21 @@ impl FaultProxy {
     /// The same for some of them.
     pub fn reset_only(&self, which: Which) {
         for connection in &*locked(&self.shared.connections) {
-            if which.has(connection.is_subscriber.load(Ordering::Acquire)) {
+            if which.has(connection) {
                 connection.reset.cancel();
             }
         }
     }
 
+    /// New connections lead to another server; those there are stay.
+    pub fn lead_to(&self, to: SocketAddr) {
+        *locked(&self.shared.to) = to;
+    }
+
     /// How many connections there are.
     pub fn n_open(&self, which: Which) -> usize {
         let connections = locked(&self.shared.connections);
-        connections.iter().filter(|connection| which.has(connection.is_subscriber.load(Ordering::Acquire))).count()
+        connections.iter().filter(|connection| which.has(connection)).count()
     }
 
     /// How many there have been.
@@ -247,8 +255,9 @@ impl Shared {
 
     async fn serve(self: Arc<Self>, mut client: TcpStream, connection: Arc<Connection>) {
         let mut server = None;
+        let to = *locked(&self.to);
         let passed = async {
-            let server = server.insert(TcpStream::connect(self.to).await?);
+            let server = server.insert(TcpStream::connect(to).await?);
             client.set_nodelay(true)?;
             server.set_nodelay(true)?;
             let (from_client, to_client) = client.split();
@@ -293,6 +302,12 @@ impl Shared {
                     && watcher.sees(chunk)
                 {
                     connection.is_subscriber.store(true, Ordering::Release);
+                }
+                // It is named in one go, as the first that it is told.
+                if let (Direction::ToServer, Ok(chunk)) = (direction, &came)
+                    && chunk.windows(8).any(|window| window == b"-write\r\n")
+                {
+                    connection.is_writer.store(true, Ordering::Release);
                 }
                 let is_last = came.as_ref().map_or(true, Vec::is_empty);
                 due = due.max(Instant::now() + self.delay());

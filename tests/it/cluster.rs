@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wayleave::{cluster::envelope::What, config::Target, session::flusher::Batch};
 
 use crate::support::{TestClient, TestGateway, eventually, fixture, redis::RedisServer};
 
@@ -319,4 +320,62 @@ async fn a_user_has_so_many_connections_on_all_instances_together() {
     assert_eq!(first.closed().await.0, 3504);
     second.heard_nothing().await;
     third.heard_nothing().await;
+}
+
+/// Does something on all instances, as a plugin of this one would.
+fn order(gateway: &TestGateway, who: &Target, what: &What<'_>) {
+    let router = gateway.gateway.router();
+    let mut batch = Batch::new(&router.flusher);
+    router.order(&router.generation(), who, what, 0, &mut batch);
+}
+
+/// What another instance wants done asks plugins, which take their time; what
+/// is heard does not wait for them, and the connection that hears lives on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_order_with_a_slow_guard_stops_no_live_messages() {
+    let redis = RedisServer::start().await;
+    let path = fixture("authorize-loops").display().to_string();
+    let more = format!(
+        "[[plugins]]\nname = \"p\"\npath = {path:?}\ntimeout = \"4s\"\n\
+         [[rooms]]\nmatch = \"slow:*\"\nplugins = [\"p\"]\n"
+    );
+    let [a, b] = gateways::<2>(&redis, &more).await;
+    let (mut on_a, mut on_b) = (a.client().await, b.client().await);
+    on_b.join("plain:1").await;
+    let asked = || b.metric(r#"wayleave_plugin_call_seconds_count{plugin="p",hook="join"}"#);
+    order(&a, &Target::Connection(on_b.id.clone()), &What::Join("slow:1".into()));
+    for n in 0..20 {
+        on_a.publish("plain:1", json!(n)).await;
+        assert_eq!(on_b.heard("plain:1").await, json!(n));
+    }
+    assert_eq!(asked(), 0.0, "the guard is still thinking");
+    eventually("the guard was asked", || asked() > 0.0).await;
+    assert_eq!(b.metric(r#"wayleave_bus_connections_lost_total{reason="subscribe"}"#), 0.0);
+}
+
+/// Two plugins, or one with itself, that undo each other's actions come to an
+/// end, also where each action is carried out on another instance.
+#[tokio::test]
+async fn actions_that_cause_each_other_come_to_an_end_over_all_instances() {
+    let redis = RedisServer::start().await;
+    let path = fixture("observe-bounce").display().to_string();
+    let more = format!(
+        "[[plugins]]\nname = \"p\"\npath = {path:?}\n[[rooms]]\nmatch = \"room:*\"\nplugins = [\"p\"]\n"
+    );
+    let [a, b] = gateways::<2>(&redis, &more).await;
+    let (mut on_a, mut on_b) = (a.user("ann").await, b.user("ann").await);
+    on_b.join("plain:1").await;
+    on_a.join("room:1").await;
+    for gateway in [&a, &b] {
+        eventually("it was told to stop", || gateway.metric("wayleave_actions_failed_total") > 0.0).await;
+    }
+    // Whatever bounced on would be far by now.
+    for n in 0..50 {
+        on_a.publish("plain:1", json!(n)).await;
+        assert_eq!(on_b.heard("plain:1").await, json!(n));
+    }
+    for gateway in [&a, &b] {
+        let told = gateway.metric(r#"wayleave_plugin_call_seconds_count{plugin="p",hook="observe"}"#);
+        assert!(told < 10.0, "{told} times");
+    }
 }

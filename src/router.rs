@@ -37,6 +37,7 @@ mod limits;
 mod presence;
 mod queries;
 pub mod records;
+mod registration;
 mod remote;
 mod repair;
 mod requests;

@@ -9,7 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Router, is_personal, is_registered};
+use super::Router;
 use crate::{
     cluster::{
         BusError, Receiver,
@@ -163,23 +163,12 @@ impl Receiver for Remote {
 
     fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>, JoinLeave)> {
         let Some(router) = self.0.upgrade() else { return Vec::new() };
-        let generation = router.generation();
-        let is_ours = |room: &RoomName| {
-            generation.room(room).is_some_and(|(entry, _)| is_registered(entry)) && !is_personal(&generation, room)
-        };
-        let rooms = router.hub.rooms().into_iter().filter(is_ours);
-        rooms
-            .map(|room| {
-                let members = router.hub.members(&room, usize::MAX);
-                let told_of = generation.room(&room).map_or(JoinLeave::Off, |(entry, _)| entry.join_leave);
-                (room, members, told_of)
-            })
-            .collect()
+        router.all_registered()
     }
 
     fn is_member(&self, room: &str, connection: &str) -> bool {
         let Some(router) = self.0.upgrade() else { return false };
-        ConnectionId::parse(connection).is_some_and(|id| router.hub.is_in(room, id))
+        ConnectionId::parse(connection).is_some_and(|id| router.hub.is_registered(room, id))
     }
 
     fn is_coming(&self, room: &str, connection: &str) -> bool {

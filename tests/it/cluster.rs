@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wayleave::{cluster::envelope::What, config::Target, session::flusher::Batch};
 
-use crate::support::{TestClient, TestGateway, eventually, fixture, redis::RedisServer};
+use crate::support::{TestClient, TestGateway, eventually, fixture, redis::RedisServer, until};
 
 /// Rooms of every kind.
 pub const ROOMS: &str = r#"
@@ -342,7 +342,7 @@ async fn an_order_with_a_slow_guard_stops_no_live_messages() {
     let [a, b] = gateways::<2>(&redis, &more).await;
     let (mut on_a, mut on_b) = (a.client().await, b.client().await);
     on_b.join("plain:1").await;
-    let asked = || b.metric(r#"wayleave_plugin_call_seconds_count{plugin="p",hook="join"}"#);
+    let asked = || b.metric(r#"wayleave_plugin_call_seconds_count{plugin="p",hook="authorize"}"#);
     order(&a, &Target::Connection(on_b.id.clone()), &What::Join("slow:1".into()));
     for n in 0..20 {
         on_a.publish("plain:1", json!(n)).await;
@@ -350,7 +350,7 @@ async fn an_order_with_a_slow_guard_stops_no_live_messages() {
     }
     assert_eq!(asked(), 0.0, "the guard is still thinking");
     eventually("the guard was asked", || asked() > 0.0).await;
-    assert_eq!(b.metric(r#"wayleave_bus_connections_lost_total{reason="subscribe"}"#), 0.0);
+    assert_eq!(b.metric(r#"wayleave_bus_links_lost_total{reason="subscribe"}"#), 0.0);
 }
 
 /// Two plugins, or one with itself, that undo each other's actions come to an
@@ -359,9 +359,8 @@ async fn an_order_with_a_slow_guard_stops_no_live_messages() {
 async fn actions_that_cause_each_other_come_to_an_end_over_all_instances() {
     let redis = RedisServer::start().await;
     let path = fixture("observe-bounce").display().to_string();
-    let more = format!(
-        "[[plugins]]\nname = \"p\"\npath = {path:?}\n[[rooms]]\nmatch = \"room:*\"\nplugins = [\"p\"]\n"
-    );
+    let more =
+        format!("[[plugins]]\nname = \"p\"\npath = {path:?}\n[[rooms]]\nmatch = \"room:*\"\nplugins = [\"p\"]\n");
     let [a, b] = gateways::<2>(&redis, &more).await;
     let (mut on_a, mut on_b) = (a.user("ann").await, b.user("ann").await);
     on_b.join("plain:1").await;
@@ -378,4 +377,37 @@ async fn actions_that_cause_each_other_come_to_an_end_over_all_instances() {
         let told = gateway.metric(r#"wayleave_plugin_call_seconds_count{plugin="p",hook="observe"}"#);
         assert!(told < 10.0, "{told} times");
     }
+}
+
+/// A reload that changes whether all instances know who is in a room counts for
+/// those who are in there: nobody stays behind, nobody is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_a_room_is_known_as_the_config_has_it_now() {
+    let redis = RedisServer::start().await;
+    let [a, b] = gateways::<2>(&redis, "[[rooms]]\nmatch = \"now:*\"\npresence = true\n").await;
+    let on = std::fs::read_to_string(a.file()).unwrap();
+    let off = on.replace("match = \"now:*\"\npresence = true", "match = \"now:*\"\npresence = false");
+    assert_ne!(on, off);
+    let mut watcher = b.client().await;
+    watcher.join("now:1").await;
+    let mut n_seen = async |n: u64| {
+        until("they are seen", async || {
+            let stats = watcher.ask("presence_stats", json!({ "channel": "now:1" })).await;
+            stats["presence_stats"]["num_clients"] == n
+        })
+        .await;
+    };
+    let (mut ann, mut eve) = (a.user("ann").await, a.user("eve").await);
+    ann.join("now:1").await;
+    n_seen(2).await;
+    a.reload_with(&off).await;
+    n_seen(1).await;
+    // One comes and one goes while it is off.
+    eve.join("now:1").await;
+    ann.leave().await;
+    eventually("she has left", || a.hub().count("now:1").0 == 1).await;
+    a.reload_with(&on).await;
+    n_seen(2).await;
+    eve.leave().await;
+    n_seen(1).await;
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{TestGateway, eventually, instance::Instance};
+use crate::support::{PATIENCE, TestClient, TestGateway, eventually, instance::Instance, token};
 
 const ROOMS: &str = r#"
 [[rooms]]
@@ -239,8 +239,12 @@ async fn newcomers_of_one_moment_do_not_all_close_the_same_one() {
     let config = "[limits]\nconnections_per_user = 2\nuser_limit = \"close-oldest\"\n\
                   [[rooms]]\nmatch = \"calm:*\"\n";
     let gateway = TestGateway::start(config).await;
+    let url = gateway.url();
     let _older = (gateway.user("ann").await, gateway.user("ann").await);
-    let newer = futures_util::future::join_all((0..8).map(|_| gateway.user("ann"))).await;
+    let hello = json!({ "token": token(&json!({ "sub": "ann" })) });
+    // Some of them are closed before they are welcomed.
+    let come = |_| TestClient::try_connect(&url, hello.clone(), PATIENCE);
+    let newer = futures_util::future::join_all((0..8).map(come)).await;
     eventually("as many as allowed are left", || gateway.hub().connections_of("ann").len() == 2).await;
     drop(newer);
 }

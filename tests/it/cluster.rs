@@ -384,7 +384,9 @@ async fn actions_that_cause_each_other_come_to_an_end_over_all_instances() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_in_a_room_is_known_as_the_config_has_it_now() {
     let redis = RedisServer::start().await;
-    let [a, b] = gateways::<2>(&redis, "[[rooms]]\nmatch = \"now:*\"\npresence = true\n").await;
+    let more = "[limits]\ncommands_burst = 100000\ncommands_per_second = 100000\n\
+                [[rooms]]\nmatch = \"now:*\"\npresence = true\n";
+    let [a, b] = gateways::<2>(&redis, more).await;
     let on = std::fs::read_to_string(a.file()).unwrap();
     let off = on.replace("match = \"now:*\"\npresence = true", "match = \"now:*\"\npresence = false");
     assert_ne!(on, off);

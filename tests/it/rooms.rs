@@ -233,8 +233,9 @@ async fn a_grace_keeps_no_socket_open() {
     eventually("nothing is open for them", || instance.open_files() <= before).await;
 }
 
-/// However many of a user come at once, as many as allowed stay, the newest.
-#[tokio::test(flavor = "multi_thread")]
+/// However many of a user come at once, as many as allowed stay. On one thread
+/// all of them come before the first of the old ones has gone.
+#[tokio::test]
 async fn newcomers_of_one_moment_do_not_all_close_the_same_one() {
     let config = "[limits]\nconnections_per_user = 2\nuser_limit = \"close-oldest\"\n\
                   [[rooms]]\nmatch = \"calm:*\"\n";

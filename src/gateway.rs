@@ -81,6 +81,7 @@ impl Gateway {
             tracing::info!(instance = %boot, name = cluster.name(), "one of a cluster");
             starter.start(cluster, &receiver, &tasks, &end);
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
+            tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
         }
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
         let reloading = Arc::downgrade(&reloader);

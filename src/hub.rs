@@ -33,7 +33,7 @@ mod room;
 
 use self::room::{Member, Room};
 pub use self::{
-    connection::{Connection, Kept, Membership},
+    connection::{Connection, Kept, Membership, Place},
     positions::Placed,
     room::{Stand, Waiting},
 };
@@ -145,7 +145,7 @@ pub enum NotAdded {
     Limit,
     /// It is in the room.
     Already,
-    /// The connection ended meanwhile.
+    /// The connection ended meanwhile, or was turned back.
     Gone,
 }
 
@@ -234,27 +234,64 @@ impl Hub {
     ///
     /// # Errors
     /// Why it cannot join.
-    pub fn reserve(&self, connection: &Connection, room: &RoomName, max: usize) -> Result<(), NotAdded> {
+    pub fn reserve(&self, connection: &Connection, room: &RoomName, max: usize) -> Result<Place, NotAdded> {
         let mut state = connection.state.lock();
         if state.is_gone {
             return Err(NotAdded::Gone);
         }
-        if state.rooms.contains_key(room) || state.joining.contains(room) {
+        if state.rooms.contains_key(room) || state.joining.contains_key(room) {
             return Err(NotAdded::Already);
         }
         if state.rooms.len() + state.joining.len() >= max {
             return Err(NotAdded::Limit);
         }
-        state.joining.insert(Arc::clone(room));
-        Ok(())
+        state.places += 1;
+        let place = Place(state.places);
+        state.joining.insert(Arc::clone(room), place);
+        Ok(place)
     }
 
-    /// Gives up a place that was taken.
-    pub fn give_up(&self, connection: &Connection, room: &str) {
+    /// Gives up a place that was taken, be it that the connection is in the room
+    /// by now; nobody is told. False: it was taken from it before. What it did
+    /// on its way is undone by `undo`, unless another place was taken
+    /// meanwhile, for which the same was done.
+    pub fn give_up(&self, connection: &Connection, room: &str, place: Place, undo: impl FnOnce()) -> bool {
+        let mut state = connection.state.lock();
+        let was_joining = state.joining.get(room) == Some(&place);
+        if was_joining {
+            state.joining.remove(room);
+        }
+        let was_in = self.leave_place(room, connection.id, place);
+        if was_in {
+            state.rooms.remove(room);
+        }
+        if !state.joining.contains_key(room) && !state.rooms.contains_key(room) {
+            undo();
+        }
+        was_joining || was_in
+    }
+
+    fn leave_place(&self, name: &str, id: ConnectionId, place: Place) -> bool {
+        let mut rooms = self.at(&self.rooms, name).lock();
+        let Some(room) = rooms.get_mut(name) else { return false };
+        if room.member_mut(id).is_none_or(|member| member.place != place) {
+            return false;
+        }
+        room.leave(id);
+        if room.is_empty() {
+            rooms.remove(name);
+            self.n_rooms.fetch_sub(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Takes a connection off its way into a room, wherever it is there: it will
+    /// not be let in.
+    pub fn turn_back(&self, connection: &Connection, room: &str) {
         connection.state.lock().joining.remove(room);
     }
 
-    /// Puts a connection into a room, unless it is in `max` rooms, and tells
+    /// Puts a connection into a room in which it has taken a place, and tells
     /// it and the others.
     ///
     /// # Errors
@@ -265,22 +302,16 @@ impl Hub {
         connection: &Arc<Connection>,
         room: &RoomName,
         membership: Membership,
-        max: usize,
+        place: Place,
         stand: Stand,
         told: &Told<'_>,
         batch: &mut Batch<'_>,
     ) -> Result<(), NotAdded> {
         let mut state = connection.state.lock();
-        state.joining.remove(room);
-        if state.is_gone {
+        if state.is_gone || state.joining.get(room) != Some(&place) {
             return Err(NotAdded::Gone);
         }
-        if state.rooms.contains_key(room) {
-            return Err(NotAdded::Already);
-        }
-        if state.rooms.len() >= max {
-            return Err(NotAdded::Limit);
-        }
+        state.joining.remove(room);
         let member = Member {
             id: connection.id,
             encoding: connection.encoding,
@@ -288,6 +319,7 @@ impl Hub {
             connection: Arc::clone(connection),
             room_info: Arc::clone(&membership.info),
             stand,
+            place,
         };
         state.rooms.insert(Arc::clone(room), membership);
         let mut rooms = self.at(&self.rooms, room).lock();
@@ -418,10 +450,21 @@ impl Hub {
         self.at(&self.rooms, room).lock().get(room).is_some_and(|room| room.has(id))
     }
 
+    /// True if all instances know that a connection is in a room, be it that it
+    /// is counted there a little longer than it lives.
+    #[must_use]
+    pub fn is_registered(&self, room: &str, id: ConnectionId) -> bool {
+        let connection = {
+            let mut rooms = self.at(&self.rooms, room).lock();
+            rooms.get_mut(room).and_then(|room| room.member_mut(id)).map(|member| Arc::clone(&member.connection))
+        };
+        connection.and_then(|connection| connection.membership(room)).is_some_and(|it| it.registered.is_some())
+    }
+
     /// True if a connection is on its way into a room.
     #[must_use]
     pub fn is_coming(&self, room: &str, id: ConnectionId) -> bool {
-        self.connection(id).is_some_and(|connection| connection.state.lock().joining.contains(room))
+        self.connection(id).is_some_and(|connection| connection.state.lock().joining.contains_key(room))
     }
 
     /// The rooms that have members and match.

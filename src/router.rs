@@ -37,6 +37,7 @@ mod limits;
 mod presence;
 mod queries;
 pub mod records;
+mod registration;
 mod remote;
 mod repair;
 mod requests;
@@ -53,7 +54,10 @@ pub use self::{
     shared::{SharedLookup, SharedStore, SharedTurn},
     tick::{Alone, Ticker, Turn},
 };
-use self::{remote::Recent, repair::Repairs};
+use self::{
+    remote::{Orders, Recent},
+    repair::Repairs,
+};
 
 /// The most members that one answer lists. A larger room can be counted; its
 /// list would be a megabyte in the outbox of whoever asks.
@@ -99,6 +103,8 @@ pub struct Router {
     memory: MemoryHistory,
     /// Deliveries that have come on one channel and may come on another.
     recent: Mutex<Recent>,
+    /// What other instances want done.
+    orders: Orders,
     /// Rooms whose members are being told what has not come.
     repairs: Repairs,
     /// Documents of rooms, without a cluster.
@@ -176,6 +182,7 @@ impl Router {
             ids: MessageIds::new(),
             memory: MemoryHistory::default(),
             recent: Mutex::default(),
+            orders: Orders::default(),
             repairs: Repairs::default(),
             memory_records: MemoryRecords::default(),
             versions: records::Versions::default(),

@@ -46,8 +46,9 @@ pub async fn run(socket: TcpStream, early: Bytes, router: Arc<Router>, stop: Can
     let connect_by = Instant::now() + generation.config.server.connect_timeout;
     drop(generation);
     let id = ConnectionId::random(router.boot);
-    let outbox = Arc::new(Outbox::new(socket, outbox_max, id.shard(router.flusher.shards())));
-    let mut wire = Wire::new(Arc::clone(&outbox), message_size);
+    let socket = Arc::new(socket);
+    let outbox = Arc::new(Outbox::new(Arc::clone(&socket), outbox_max, id.shard(router.flusher.shards())));
+    let mut wire = Wire::new(socket, Arc::clone(&outbox), message_size);
     let open = Counted::new(&router.metrics.sockets);
     let newcomer = Newcomer { id, encoding: Encoding::CentrifugeJson, outbox };
     let close = match handshake(&mut wire, &router, newcomer, early, connect_by, stop).await {

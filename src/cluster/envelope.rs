@@ -146,6 +146,22 @@ pub struct Order<'a> {
     /// What.
     #[serde(borrow)]
     pub what: What<'a>,
+    /// How many actions of plugins have led to it.
+    #[serde(deserialize_with = "or_zero")]
+    pub depth: u8,
+}
+
+impl Order<'_> {
+    /// One that outlives its frame.
+    #[must_use]
+    pub fn into_owned(self) -> Order<'static> {
+        Order { who: Cow::Owned(self.who.into_owned()), what: self.what.into_owned(), depth: self.depth }
+    }
+}
+
+/// A last field that instances of before do not send.
+fn or_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    Ok(u8::deserialize(deserializer).unwrap_or_default())
 }
 
 /// What is to be done.
@@ -159,6 +175,20 @@ pub enum What<'a> {
     Close(u16, #[serde(borrow)] Cow<'a, str>),
     /// Replace what others see of it.
     SetInfo(#[serde(borrow)] Cow<'a, str>),
+}
+
+impl What<'_> {
+    /// One that outlives its frame.
+    #[must_use]
+    pub fn into_owned(self) -> What<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            What::Join(room) => What::Join(own(room)),
+            What::Leave(room) => What::Leave(own(room)),
+            What::Close(code, reason) => What::Close(code, own(reason)),
+            What::SetInfo(info) => What::SetInfo(own(info)),
+        }
+    }
 }
 
 /// A question.
@@ -246,12 +276,7 @@ impl Deed<'_> {
             to: all(self.to),
             except: all(self.except),
             user: own(self.user),
-            what: match self.what {
-                What::Join(room) => What::Join(own(room)),
-                What::Leave(room) => What::Leave(own(room)),
-                What::Close(code, reason) => What::Close(code, own(reason)),
-                What::SetInfo(info) => What::SetInfo(own(info)),
-            },
+            what: self.what.into_owned(),
             info: own(self.info),
             data: own(self.data),
             since: self.since.map(|(offset, epoch)| (offset, own(epoch))),
@@ -457,6 +482,21 @@ mod tests {
         let mut bytes = publication("r").encode();
         bytes.extend_from_slice(b"more");
         assert!(decode(&bytes).is_ok());
+    }
+
+    #[test]
+    fn an_order_of_before_has_no_depth() {
+        let order = |depth| {
+            let order = Order { who: "user:a".into(), what: What::Join("r".into()), depth };
+            Frame { origin: BootId(7), body: Body::Order(order) }.encode()
+        };
+        let read = |bytes: &[u8]| match decode(bytes).unwrap().0.body {
+            Body::Order(order) => (order.who.into_owned(), order.depth),
+            other => panic!("{other:?}"),
+        };
+        let bytes = order(2);
+        assert_eq!(read(&bytes), ("user:a".to_owned(), 2));
+        assert_eq!(read(&bytes[..bytes.len() - 1]), ("user:a".to_owned(), 0));
     }
 
     #[test]

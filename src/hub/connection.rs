@@ -1,15 +1,11 @@
 //! One identified connection, as the hub and the router see it.
 
-use std::{
-    any::Any,
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::Arc,
-};
+use std::{any::Any, collections::HashMap, fmt, sync::Arc};
 
 use parking_lot::Mutex;
 
 use crate::{
+    config::JoinLeave,
     id::{ConnectionId, RoomName, UserId},
     plugin::Permission,
     protocol::{Encoding, MemberInfo},
@@ -41,10 +37,17 @@ pub(super) struct State {
     pub(super) info: Arc<str>,
     pub(super) rooms: HashMap<RoomName, Membership>,
     /// Rooms that it is about to be in.
-    pub(super) joining: HashSet<RoomName>,
+    pub(super) joining: HashMap<RoomName, Place>,
+    /// How many places were taken for it.
+    pub(super) places: u64,
     /// It is gone from the hub, and no room may take it in any more.
     pub(super) is_gone: bool,
 }
+
+/// A place in a room that was taken for a connection: another one than was
+/// taken there before it left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(pub(super) u64);
 
 /// Something that must live as long as what it is given to.
 #[derive(Clone, Default)]
@@ -55,6 +58,12 @@ impl Kept {
     #[must_use]
     pub fn new(thing: impl Any + Send + Sync) -> Self {
         Self(Some(Arc::new(thing)))
+    }
+
+    /// True if there is such a thing.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.0.is_some()
     }
 }
 
@@ -75,13 +84,16 @@ pub struct Membership {
     pub info: Arc<str>,
     /// What keeps the room heard.
     pub kept: Kept,
+    /// That all instances know of it here, and of whom they are told when it
+    /// leaves; as it is, whatever the config now says. None: they do not.
+    pub registered: Option<JoinLeave>,
 }
 
 impl Connection {
     /// A connection that is in no room yet.
     #[must_use]
     pub fn new(id: ConnectionId, user: UserId, info: Arc<str>, encoding: Encoding, outbox: Arc<Outbox>) -> Self {
-        let state = State { info, rooms: HashMap::new(), joining: HashSet::new(), is_gone: false };
+        let state = State { info, rooms: HashMap::new(), joining: HashMap::new(), places: 0, is_gone: false };
         let kept = Kept::default();
         Self { id, id_text: id.to_string().into(), user, encoding, outbox, state: Mutex::new(state), kept }
     }
@@ -90,6 +102,14 @@ impl Connection {
     #[must_use]
     pub fn membership(&self, room: &str) -> Option<Membership> {
         self.state.lock().rooms.get(room).cloned()
+    }
+
+    /// Notes whether all instances know of it in a room; false: it is not in
+    /// there.
+    pub fn set_registered(&self, room: &str, registered: Option<JoinLeave>) -> bool {
+        let mut state = self.state.lock();
+        let membership = state.rooms.get_mut(room);
+        membership.map(|membership| membership.registered = registered).is_some()
     }
 
     /// The rooms that it is in.

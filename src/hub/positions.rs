@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Connection, Delivered, Hub, Stand, Waiting, put,
+    Connection, Delivered, Hub, Place, Stand, Waiting, put,
     room::{Member, Room},
 };
 use crate::{id::RoomName, protocol::Broadcast, room::Position, session::flusher::Batch};
@@ -29,11 +29,13 @@ impl Hub {
     /// Lets a member that was held hear the room: `greeting` first, then what
     /// came meanwhile and stands behind `position`. False: too much came, or
     /// not all of what lies between it and where the others stand, or it has
-    /// left.
+    /// left this place.
+    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
     pub fn release(
         &self,
         connection: &Connection,
         room: &str,
+        place: Place,
         position: &Position,
         greeting: Option<&Bytes>,
         is_positioned: bool,
@@ -44,6 +46,9 @@ impl Hub {
         let is_alone = room.members().len() == 1;
         let known = room.position.clone();
         let Some(member) = room.member_mut(connection.id) else { return false };
+        if member.place != place {
+            return false;
+        }
         let Stand::Held(waiting) = &mut member.stand else { return false };
         if waiting.is_over || known.is_some_and(|known| !waiting.bridges(position, &known)) {
             return false;

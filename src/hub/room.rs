@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    hub::Connection,
+    hub::{Connection, Place},
     id::{ConnectionId, UserId},
     protocol::Encoding,
     room::Position,
@@ -23,6 +23,8 @@ pub(super) struct Member {
     pub(super) room_info: Arc<str>,
     /// Where it stands in the room's history.
     pub(super) stand: Stand,
+    /// What was taken for it.
+    pub(super) place: Place,
 }
 
 /// How far a member is with a room's messages.

@@ -50,7 +50,22 @@ fn membership() -> Membership {
         presence: Permission::Configured,
         info: "".into(),
         kept: Kept::default(),
+        registered: None,
     }
+}
+
+/// Takes a place and puts a connection there.
+fn join(
+    hub: &Hub,
+    connection: &Arc<Connection>,
+    room: &str,
+    max: usize,
+    stand: Stand,
+    batch: &mut Batch<'_>,
+) -> Result<Place, NotAdded> {
+    let place = hub.reserve(connection, &room.into(), max)?;
+    hub.join(connection, &room.into(), membership(), place, stand, &Told::default(), batch)?;
+    Ok(place)
 }
 
 /// What the hub should hold, told by much simpler means.
@@ -118,15 +133,7 @@ fn apply(hub: &Hub, connections: &[Arc<Connection>], model: &mut Model, operatio
             if !model.rooms.contains_key(&n) && !model.gone.contains(&n) {
                 return;
             }
-            let joined = hub.join(
-                &connections[n],
-                &ROOMS[room].into(),
-                membership(),
-                MAX_ROOMS,
-                Stand::Live,
-                &Told::default(),
-                &mut batch,
-            );
+            let joined = join(hub, &connections[n], ROOMS[room], MAX_ROOMS, Stand::Live, &mut batch).map(|_| ());
             let expected = match model.rooms.get_mut(&n) {
                 None => Err(NotAdded::Gone),
                 Some(rooms) if rooms.contains(&room) => Err(NotAdded::Already),
@@ -176,8 +183,7 @@ fn a_connection_that_several_targets_reach_is_reached_once() {
             let connection = connection("").await;
             hub.add(&connection, 1).unwrap();
             for room in rooms {
-                hub.join(&connection, &(*room).into(), membership(), 9, Stand::Live, &Told::default(), &mut batch)
-                    .unwrap();
+                join(&hub, &connection, room, 9, Stand::Live, &mut batch).unwrap();
             }
             connections.push(connection);
         }
@@ -193,20 +199,22 @@ fn a_connection_that_several_targets_reach_is_reached_once() {
 
 /// A room with two members that came at offset 0 of `e`, and a third that is
 /// held.
-async fn held(hub: &Hub, batch: &mut Batch<'_>) -> Vec<Arc<Connection>> {
+async fn held(hub: &Hub, batch: &mut Batch<'_>) -> (Vec<Arc<Connection>>, Place) {
     let mut connections = Vec::new();
+    let mut last = None;
     for n in 0..3 {
         let connection = connection("").await;
         connection.outbox.hold();
         hub.add(&connection, 1).unwrap();
         let held = Stand::Held(Waiting::default());
-        hub.join(&connection, &"a".into(), membership(), 9, held, &Told::default(), batch).unwrap();
+        let place = join(hub, &connection, "a", 9, held, batch).unwrap();
         if n < 2 {
-            assert!(hub.release(&connection, "a", &at("e", 0), None, true, batch));
+            assert!(hub.release(&connection, "a", place, &at("e", 0), None, true, batch));
         }
         connections.push(connection);
+        last = Some(place);
     }
-    connections
+    (connections, last.unwrap())
 }
 
 fn at(epoch: &str, offset: u64) -> Position {
@@ -236,13 +244,13 @@ fn who_is_let_in_has_all_that_lies_between_it_and_the_others() {
             (at("f", 1), None, false),
         ] {
             let hub = Hub::new();
-            let connections = held(&hub, &mut batch).await;
+            let (connections, place) = held(&hub, &mut batch).await;
             assert!(matches!(deliver(&hub, "e", 1, &mut batch), Placed::Delivered(_)));
             assert!(matches!(deliver(&hub, "e", 2, &mut batch), Placed::Delivered(_)));
             if let Some(moved) = &moved {
                 assert_eq!(hub.move_position("a", &at("e", 2), moved, true).unwrap().len(), 2);
             }
-            let released = hub.release(&connections[2], "a", &position, None, true, &mut batch);
+            let released = hub.release(&connections[2], "a", place, &position, None, true, &mut batch);
             assert_eq!(released, is_let_in, "{position:?} {moved:?}");
             let expected = usize::from(is_let_in && position.offset == 1);
             assert_eq!(connections[2].outbox.take().len(), expected);
@@ -256,14 +264,49 @@ fn a_room_is_moved_only_from_where_it_stands() {
     runtime.block_on(async {
         let (hub, flusher) = (Hub::new(), Flusher::new(1));
         let mut batch = Batch::new(&flusher);
-        let connections = held(&hub, &mut batch).await;
+        let (connections, place) = held(&hub, &mut batch).await;
         deliver(&hub, "e", 1, &mut batch);
         assert!(hub.move_position("a", &at("e", 0), &at("f", 0), true).is_none(), "a late repair");
         assert_eq!(hub.position("a"), Some(at("e", 1)));
         // One that was told 3 when it came; and then that is lost.
-        assert!(hub.release(&connections[2], "a", &at("e", 3), None, true, &mut batch));
+        assert!(hub.release(&connections[2], "a", place, &at("e", 3), None, true, &mut batch));
         let ahead = hub.move_position("a", &at("e", 1), &at("f", 1), false).unwrap();
         assert_eq!(ahead.iter().map(|connection| connection.id).collect::<Vec<_>>(), [connections[2].id]);
         assert_eq!(hub.move_position("a", &at("f", 1), &at("g", 0), true).unwrap().len(), 3);
+    });
+}
+
+#[test]
+fn who_is_turned_back_on_its_way_does_not_get_in_and_takes_nothing_from_who_comes_after() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (hub, flusher) = (Hub::new(), Flusher::new(1));
+        let mut batch = Batch::new(&flusher);
+        let connection = connection("").await;
+        hub.add(&connection, 1).unwrap();
+        let room: RoomName = "a".into();
+        let undone = std::cell::Cell::new(0);
+        let undo = || undone.set(undone.get() + 1);
+        let join = |place, stand| {
+            hub.join(&connection, &room, membership(), place, stand, &Told::default(), &mut Batch::new(&flusher))
+        };
+        // Alone, it undoes what it did.
+        let first = hub.reserve(&connection, &room, 9).unwrap();
+        hub.turn_back(&connection, "a");
+        assert_eq!(join(first, Stand::Live), Err(NotAdded::Gone));
+        assert!(!hub.give_up(&connection, "a", first, undo));
+        assert_eq!(undone.get(), 1);
+        // Another on its way, or in the room, counts on it.
+        let second = hub.reserve(&connection, &room, 9).unwrap();
+        assert!(!hub.give_up(&connection, "a", first, undo));
+        assert_eq!(join(second, Stand::Held(Waiting::default())), Ok(()));
+        assert!(!hub.give_up(&connection, "a", first, undo));
+        assert!(!hub.release(&connection, "a", first, &at("e", 0), None, true, &mut batch));
+        assert!(hub.release(&connection, "a", second, &at("e", 0), None, true, &mut batch));
+        assert!(hub.is_in("a", connection.id));
+        assert_eq!(undone.get(), 1);
+        // It gives up its own, also when it is in.
+        assert!(hub.give_up(&connection, "a", second, undo));
+        assert_eq!((undone.get(), hub.n_rooms(), connection.membership("a").is_none()), (2, 0, true));
     });
 }

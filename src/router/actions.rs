@@ -15,8 +15,8 @@ use crate::{
 };
 
 /// How far an action may cause others: what a plugin observes of the actions
-/// of a plugin that observed something leads to nothing more. Two plugins
-/// could otherwise keep each other busy for ever.
+/// of a plugin that observed something leads to nothing more, on whichever
+/// instance. Two plugins could otherwise keep each other busy for ever.
 const DEPTH_MAX: u8 = 2;
 
 impl Router {
@@ -67,7 +67,7 @@ impl Router {
     ) -> bool {
         let id = if let Target::Connection(id) = who { ConnectionId::parse(id) } else { None };
         if let Some(cluster) = &self.cluster {
-            let body = || Body::Order(Order { who: Cow::Owned(who.to_string()), what: what.clone() });
+            let body = || Body::Order(Order { who: Cow::Owned(who.to_string()), what: what.clone(), depth });
             match who {
                 Target::Connection(_) => match id.map(ConnectionId::instance) {
                     Some(boot) if boot != self.boot => {

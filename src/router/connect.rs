@@ -82,7 +82,10 @@ impl Router {
         // Others may speak to its user from the moment that the hub knows it.
         outbox.hold();
         if let Err(reason) = self.add(&generation, &connection) {
-            self.sign_out(&connection);
+            // Without a cluster it was never counted.
+            if self.cluster.is_some() {
+                self.sign_out(&connection);
+            }
             return Err(reason);
         }
         drop(arrival);
@@ -95,9 +98,15 @@ impl Router {
             match entered {
                 Ok(joined) => told.push((room, joined)),
                 Err(refusal) => {
-                    // On this socket it may try again, as somebody new.
+                    // On this socket it may try again, as somebody new. Plugins
+                    // were told of no room, and hear of no leaving.
                     for room in self.hub.remove(&connection).unwrap_or_default() {
-                        self.take_out(&generation, &connection, &room, None, 0, batch);
+                        self.withdraw(&generation, &connection, &room, None, batch);
+                    }
+                    // Who came meanwhile was not the first. They are told that
+                    // the user came, before they may be told that it went.
+                    if is_first {
+                        self.on_user(&connection.user, "online");
                     }
                     self.sign_out(&connection);
                     outbox.release();
@@ -192,16 +201,20 @@ impl Router {
     fn add(&self, generation: &Generation, connection: &Arc<Connection>) -> Result<(), NotConnected> {
         let limits = &generation.config.limits;
         let max = if self.cluster.is_some() { usize::MAX } else { limits.connections_per_user };
-        match self.hub.add(connection, max) {
-            Ok(()) => Ok(()),
-            Err(_) if limits.user_limit == UserLimit::CloseOldest => {
-                if let Some(oldest) = self.hub.connections_of(&connection.user).first() {
-                    oldest.outbox.close(Close::CONNECTION_LIMIT);
-                }
-                self.hub.add(connection, usize::MAX).map_err(|_| Close::CONNECTION_LIMIT.into())
+        let closes = limits.user_limit == UserLimit::CloseOldest;
+        self.hub
+            .add(connection, if closes { usize::MAX } else { max })
+            .map_err(|_| NotConnected::from(Close::CONNECTION_LIMIT))?;
+        if closes && max < usize::MAX && !connection.user.is_empty() {
+            // All newcomers of one moment see each other here, and which of
+            // the older ones end already.
+            let mut devices = self.hub.connections_of(&connection.user);
+            devices.retain(|device| device.outbox.closing().is_none());
+            for oldest in devices.iter().take(devices.len().saturating_sub(max)) {
+                oldest.outbox.close(Close::CONNECTION_LIMIT);
             }
-            Err(_) => Err(Close::CONNECTION_LIMIT.into()),
         }
+        Ok(())
     }
 
     /// Forgets a connection that has ended, and tells those whom it concerns.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     config::{Access, JoinLeave},
     generation::Generation,
-    hub::{Connection, Kept, Membership, NotAdded, Stand, Told, Waiting},
+    hub::{Connection, Kept, Membership, NotAdded, Place, Stand, Told, Waiting},
     id::RoomName,
     plugin::{Admission, Caller, EventView, JoinView, Permission, Terms},
     protocol::{self, Broadcast, JoinedRoom, Push, Refusal, Reply, codes},
@@ -39,6 +39,7 @@ impl Admitted {
             presence: Permission::Denied,
             info: "".into(),
             kept: Kept::default(),
+            registered: None,
         };
         Self { membership, data: None }
     }
@@ -74,7 +75,7 @@ struct Entrant<'a> {
     greeting: Greeting,
     /// What it has seen, if it wants what it has missed.
     seen: Option<protocol::Seen<'a>>,
-    max: usize,
+    place: Place,
 }
 
 impl Router {
@@ -123,12 +124,25 @@ impl Router {
         max: usize,
         batch: &mut Batch<'_>,
     ) -> Result<JoinedRoom<'static>, Refusal> {
-        self.hub.reserve(connection, room, max).map_err(not_added)?;
-        let entrant = Entrant { connection, room, admitted, greeting, seen, max };
-        let entered = self.enter_reserved(generation, entrant, batch).await;
+        let place = self.hub.reserve(connection, room, max).map_err(not_added)?;
+        let entrant = Entrant { connection, room, admitted, greeting, seen, place };
+        let mut is_registering = false;
+        let entered = self.enter_reserved(generation, entrant, &mut is_registering, batch).await;
         match &entered {
-            Err(_) => self.hub.give_up(connection, room),
+            Err(_) => {
+                let undo = || {
+                    if let Some(cluster) = self.cluster.as_ref().filter(|_| is_registering) {
+                        cluster.exit(room, &connection.id_text);
+                    }
+                };
+                if !self.hub.give_up(connection, room, place, undo) {
+                    return Err(not_added(NotAdded::Gone));
+                }
+            }
             Ok(_) => {
+                if self.cluster.is_some() && self.generation().number != generation.number {
+                    self.register_as_configured(room);
+                }
                 let tells = generation.room(room).is_some_and(|(entry, _)| entry.join_leave != JoinLeave::Off);
                 if tells && self.shared(room).is_some() {
                     self.know(room);
@@ -146,9 +160,10 @@ impl Router {
         self: &Arc<Self>,
         generation: &Generation,
         entrant: Entrant<'_>,
+        is_registering: &mut bool,
         batch: &mut Batch<'_>,
     ) -> Result<JoinedRoom<'static>, Refusal> {
-        let Entrant { connection, room, mut admitted, greeting, seen, max } = entrant;
+        let Entrant { connection, room, mut admitted, greeting, seen, place } = entrant;
         // A user's own room is its connections' alone and needs nothing of this.
         let entry = generation.room(room).map(|(entry, _)| entry).filter(|_| !is_personal(generation, room));
         let told_of = entry.map_or(JoinLeave::Off, |entry| entry.join_leave);
@@ -159,17 +174,11 @@ impl Router {
             batch.flush();
             admitted.membership.kept = Kept::new(cluster.hold_room(room).await.map_err(refusal)?);
         }
-        let take_back = |error| {
-            if let Some(cluster) = registry {
-                cluster.exit(room, &connection.id_text);
-            }
-            error
-        };
         if let Some(cluster) = registry {
-            let entered = cluster.enter(room, std::slice::from_ref(&member), told_of).await;
-            entered.map_err(|error| take_back(refusal(error)))?;
+            *is_registering = true;
+            admitted.membership.registered = Some(told_of);
+            cluster.enter(room, std::slice::from_ref(&member), told_of).await.map_err(refusal)?;
         }
-        let not_added = |reason| take_back(not_added(reason));
         // The cluster tells of it where there is one, this room too.
         let tells = told_of != JoinLeave::Off && cluster.is_none();
         let others = tells.then(|| Broadcast::new(Push::Joined { room, member: &member }));
@@ -178,25 +187,18 @@ impl Router {
         let mut joined = JoinedRoom { data: data.map(Into::into), ..JoinedRoom::default() };
         let Some((keep, entry)) = entry.and_then(|entry| Some((entry.history?, entry))) else {
             let told = Told { own: greeting.frame(connection, room, &joined), others, by_user };
-            self.hub.join(connection, room, membership, max, Stand::Live, &told, batch).map_err(not_added)?;
+            self.hub.join(connection, room, membership, place, Stand::Live, &told, batch).map_err(not_added)?;
             return Ok(joined);
         };
         let told = Told { own: None, others, by_user };
         let held = Stand::Held(Waiting::default());
-        self.hub.join(connection, room, membership, max, held, &told, batch).map_err(not_added)?;
+        self.hub.join(connection, room, membership, place, held, &told, batch).map_err(not_added)?;
         batch.flush();
         let seen = seen.filter(|_| entry.recovery);
         let range = seen
             .as_ref()
             .map_or(Range::Nothing, |seen| Range::Forward { since: Some(seen.offset), limit: RECOVERY_MAX });
-        let leave = |error, batch: &mut Batch<'_>| {
-            self.hub.leave(connection, room, &Told::default(), batch);
-            take_back(error)
-        };
-        let reading = match self.read(room, range, keep).await {
-            Ok(reading) => reading,
-            Err(error) => return Err(leave(error, batch)),
-        };
+        let reading = self.read(room, range, keep).await?;
         if let Some(seen) = seen {
             joined.was_recovering = true;
             let bytes: usize = reading.messages.iter().map(|kept| kept.frame.len()).sum();
@@ -208,10 +210,10 @@ impl Router {
         }
         joined.position = entry.recovery.then(|| reading.position());
         let frame = greeting.frame(connection, room, &joined);
-        if !self.hub.release(connection, room, &reading.position(), frame.as_ref(), entry.recovery, batch) {
+        if !self.hub.release(connection, room, place, &reading.position(), frame.as_ref(), entry.recovery, batch) {
             // Perhaps those who are here hear another history than there is.
             self.repair(room);
-            return Err(leave(Refusal::BUS_DOWN, batch));
+            return Err(Refusal::BUS_DOWN);
         }
         Ok(joined)
     }
@@ -311,8 +313,8 @@ impl Router {
         true
     }
 
-    /// Takes a connection out of a room, if it is in there: tells it `own`, the
-    /// others that it left, and the room's plugins.
+    /// Takes a connection out of a room, if it is in there or on its way: tells
+    /// it `own`, the others that it left, and the room's plugins.
     pub(super) fn take_out(
         self: &Arc<Self>,
         generation: &Arc<Generation>,
@@ -322,26 +324,38 @@ impl Router {
         depth: u8,
         batch: &mut Batch<'_>,
     ) {
-        let Some(membership) = connection.membership(room) else { return };
+        if let Some(room) = self.withdraw(generation, connection, room, own, batch) {
+            self.observe_room(generation, connection, "left", &room, depth, batch);
+        }
+    }
+
+    /// The same, and plugins are not told. None: it was not in there.
+    pub(super) fn withdraw(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        connection: &Connection,
+        room: &str,
+        own: Option<Bytes>,
+        batch: &mut Batch<'_>,
+    ) -> Option<RoomName> {
+        // First: who gets in before this is in, and taken out.
+        self.hub.turn_back(connection, room);
+        let membership = connection.membership(room)?;
         let member = connection.as_member(membership.info);
         let told_of = generation.room(room).map_or(JoinLeave::Off, |(entry, _)| entry.join_leave);
-        let registry = self.shared(room);
         let tells = told_of != JoinLeave::Off && self.cluster.is_none();
         let others = tells.then(|| Broadcast::new(Push::Left { room, member: &member }));
         let by_user = told_of == JoinLeave::Users;
         // Another may have been quicker.
-        if let Some((room, _)) = self.hub.leave(connection, room, &Told { own, others, by_user }, batch) {
-            if let Some(cluster) = registry {
-                cluster.exit(&room, &connection.id_text);
-                if !self.hub.has_room(&room) {
-                    self.unknow(&room);
-                }
-            }
-            if !self.hub.has_room(&room) {
-                self.forget_records(&room);
-            }
-            self.observe_room(generation, connection, "left", &room, depth, batch);
+        let (room, membership) = self.hub.leave(connection, room, &Told { own, others, by_user }, batch)?;
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| membership.registered.is_some()) {
+            cluster.exit(&room, &connection.id_text);
         }
+        if !self.hub.has_room(&room) {
+            self.unknow(&room);
+            self.forget_records(&room);
+        }
+        Some(room)
     }
 
     /// Tells the room's plugins who came or went.
@@ -410,7 +424,7 @@ pub(super) fn admit(
         }
     }
     let (publish, presence) = (terms.publish, terms.presence);
-    let membership = Membership { publish, presence, info: terms.info.into(), kept: Kept::default() };
+    let membership = Membership { publish, presence, info: terms.info.into(), kept: Kept::default(), registered: None };
     Ok(Admitted { membership, data: terms.data })
 }
 

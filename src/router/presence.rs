@@ -7,7 +7,10 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,7 +41,10 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// What is known, by room.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<HashMap<RoomName, Room>>);
+pub(super) struct Known {
+    rooms: Mutex<HashMap<RoomName, Room>>,
+    comparisons: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct Room {
@@ -49,8 +55,19 @@ struct Room {
     is_complete: bool,
     /// What came while it is being read: it is newer than what is read.
     since: Option<HashMap<Box<str>, bool>>,
+    /// The one comparison that is under way or about to be: with two at once,
+    /// one would not know what came while it was reading.
+    comparing: Option<Comparing>,
     /// It has too many members.
     is_off: bool,
+}
+
+#[derive(Debug)]
+struct Comparing {
+    /// A room that was left and entered meanwhile is another one.
+    id: u64,
+    /// Something may have been missed since it began.
+    again: bool,
 }
 
 /// Somebody to be told of.
@@ -82,6 +99,35 @@ impl Room {
         }
         // Before it was read, nobody knows who was there.
         was_here != is_here || (!self.is_complete && !is_here)
+    }
+
+    /// Begins a comparison; false: there is one, which will look once more.
+    fn begin(&mut self, id: u64) -> bool {
+        if let Some(comparing) = &mut self.comparing {
+            comparing.again = true;
+            return false;
+        }
+        self.comparing = Some(Comparing { id, again: false });
+        true
+    }
+
+    fn is_compared_by(&self, id: u64) -> bool {
+        self.comparing.as_ref().is_some_and(|comparing| comparing.id == id)
+    }
+
+    /// Ends a comparison; false: it has to look once more.
+    fn end(&mut self, id: u64) -> bool {
+        match &mut self.comparing {
+            Some(comparing) if comparing.id == id && comparing.again => {
+                comparing.again = false;
+                false
+            }
+            Some(comparing) if comparing.id == id => {
+                (self.comparing, self.since) = (None, None);
+                true
+            }
+            _ => true,
+        }
     }
 
     /// Takes in all who are there; returns the difference.
@@ -121,33 +167,32 @@ impl Router {
             return;
         }
         let mut news = Vec::new();
-        {
-            let mut known = self.known.0.lock();
-            let room = match known.get_mut(&*changes.room) {
-                Some(room) => room,
-                None => known.entry(RoomName::from(&*changes.room)).or_default(),
-            };
-            for (members, is_here) in [(&changes.joined, true), (&changes.left, false)] {
-                for member in members.iter().map(Member::to_info) {
-                    if room.apply(key(&member, told_of), &member, is_here) {
-                        news.push((member, is_here));
-                    }
+        let mut batch = Batch::new(&self.flusher);
+        let mut known = self.known.rooms.lock();
+        let room = match known.get_mut(&*changes.room) {
+            Some(room) => room,
+            None => known.entry(RoomName::from(&*changes.room)).or_default(),
+        };
+        for (members, is_here) in [(&changes.joined, true), (&changes.left, false)] {
+            for member in members.iter().map(Member::to_info) {
+                if room.apply(key(&member, told_of), &member, is_here) {
+                    news.push((member, is_here));
                 }
             }
         }
-        self.tell(&changes.room, &news);
+        self.tell(&changes.room, &news, &mut batch);
     }
 
-    /// One batch, however many they are.
-    fn tell(&self, room: &str, news: &[News]) {
-        let mut batch = Batch::new(&self.flusher);
+    /// Called under the lock of what is known, so that all is told in the order
+    /// in which it became known; it is written after that.
+    fn tell(&self, room: &str, news: &[News], batch: &mut Batch<'_>) {
         for (member, is_here) in news {
             let push = if *is_here { Push::Joined { room, member } } else { Push::Left { room, member } };
             let mut seen = Seen::default();
             if let Some(id) = ConnectionId::parse(&member.connection) {
                 seen.exclude(id);
             }
-            self.hub.deliver_room(room, &Broadcast::new(push), &mut seen, &mut batch);
+            self.hub.deliver_room(room, &Broadcast::new(push), &mut seen, batch);
         }
     }
 
@@ -155,9 +200,9 @@ impl Router {
     /// who is known to be there.
     pub(super) fn know(self: &Arc<Self>, room: &RoomName) {
         let is_new = {
-            let mut known = self.known.0.lock();
+            let mut known = self.known.rooms.lock();
             let entry = known.entry(Arc::clone(room)).or_default();
-            !entry.is_complete && !entry.is_off && entry.since.is_none()
+            !entry.is_complete && !entry.is_off && entry.comparing.is_none()
         };
         if is_new {
             self.compare_members(vec![Arc::clone(room)]);
@@ -166,30 +211,46 @@ impl Router {
 
     /// The last member here has left.
     pub(super) fn unknow(&self, room: &str) {
-        self.known.0.lock().remove(room);
+        self.known.rooms.lock().remove(room);
     }
 
     /// Something may have been missed in all rooms.
     pub(super) fn compare_all_members(self: &Arc<Self>) {
         let rooms =
-            self.known.0.lock().iter().filter(|(_, room)| !room.is_off).map(|(name, _)| Arc::clone(name)).collect();
+            self.known.rooms.lock().iter().filter(|(_, room)| !room.is_off).map(|(name, _)| Arc::clone(name)).collect();
         self.compare_members(rooms);
     }
 
-    fn compare_members(self: &Arc<Self>, rooms: Vec<RoomName>) {
+    fn compare_members(self: &Arc<Self>, mut rooms: Vec<RoomName>) {
         let Some(cluster) = self.cluster.clone() else { return };
+        let id = self.known.comparisons.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut known = self.known.rooms.lock();
+            rooms.retain(|room| known.get_mut(room).is_some_and(|room| room.begin(id)));
+        }
+        if rooms.is_empty() {
+            return;
+        }
         let router = Arc::clone(self);
         self.tasks.spawn(async move {
             for room in rooms {
-                while !router.stop.is_cancelled() && !router.compare_room(&cluster, &room).await {
-                    tokio::time::sleep(RETRY).await;
+                loop {
+                    let done = router.compare_room(&cluster, &room, id).await;
+                    if router.stop.is_cancelled() {
+                        return;
+                    }
+                    if !done {
+                        tokio::time::sleep(RETRY).await;
+                    } else if router.known.rooms.lock().get_mut(&room).is_none_or(|room| room.end(id)) {
+                        break;
+                    }
                 }
             }
         });
     }
 
     /// False: it has to be tried again.
-    async fn compare_room(self: &Arc<Self>, cluster: &Cluster, room: &RoomName) -> bool {
+    async fn compare_room(self: &Arc<Self>, cluster: &Cluster, room: &RoomName, id: u64) -> bool {
         let told_of = self.generation().room(room).map_or(JoinLeave::Off, |(entry, _)| entry.join_leave);
         if !self.hub.has_room(room) {
             self.unknow(room);
@@ -203,9 +264,9 @@ impl Router {
         if !cluster.is_settled() {
             return false;
         }
-        match self.known.0.lock().get_mut(room) {
-            Some(known) => known.since = Some(HashMap::new()),
-            None => return true,
+        match self.known.rooms.lock().get_mut(room) {
+            Some(known) if known.is_compared_by(id) => known.since = Some(HashMap::new()),
+            _ => return true,
         }
         let started = Instant::now();
         let mut read = HashMap::new();
@@ -216,7 +277,7 @@ impl Router {
                 read.insert(key(&member, told_of), member);
             }
             if read.len() > KNOWN_MAX {
-                if let Some(known) = self.known.0.lock().get_mut(room) {
+                if let Some(known) = self.known.rooms.lock().get_mut(room) {
                     *known = Room { is_off: true, ..Room::default() };
                 }
                 return true;
@@ -229,8 +290,12 @@ impl Router {
         if !cluster.has_been_settled_since(started) {
             return false;
         }
-        let news = self.known.0.lock().get_mut(room).map(|known| known.replace(read)).unwrap_or_default();
-        self.tell(room, &news);
+        let mut batch = Batch::new(&self.flusher);
+        let mut all = self.known.rooms.lock();
+        if let Some(known) = all.get_mut(room).filter(|known| known.is_compared_by(id)) {
+            let news = known.replace(read);
+            self.tell(room, &news, &mut batch);
+        }
         true
     }
 }
@@ -260,6 +325,18 @@ mod tests {
         assert!(apply(&mut room, &bob, true));
         assert!(apply(&mut room, &ann, false));
         assert!(!apply(&mut room, &ann, false));
+    }
+
+    #[test]
+    fn one_comparison_at_a_time_looks_once_more_for_those_who_asked_meanwhile() {
+        let mut room = Room::default();
+        assert!(room.begin(1) && room.is_compared_by(1));
+        assert!(!room.begin(2) && !room.is_compared_by(2));
+        assert!(!room.end(1), "it looks once more");
+        assert!(room.is_compared_by(1) && room.end(1));
+        assert!(room.begin(3));
+        // One that began in a room that was left meanwhile ends nothing.
+        assert!(room.end(1) && room.is_compared_by(3));
     }
 
     #[test]

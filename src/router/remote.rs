@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Router, is_personal, is_registered};
+use parking_lot::Mutex;
+
+use super::Router;
 use crate::{
     cluster::{
         BusError, Receiver,
@@ -48,6 +50,52 @@ impl Recent {
             self.seen.remove(&oldest);
         }
         true
+    }
+}
+
+/// Orders that may wait.
+const ORDERS: usize = 16_384;
+
+/// What other instances want done, in the order in which it came.
+#[derive(Debug, Default)]
+pub(super) struct Orders(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    orders: VecDeque<Order<'static>>,
+    /// A task carries them out.
+    is_at_work: bool,
+}
+
+/// What became of an order.
+#[derive(Debug, PartialEq, Eq)]
+enum Noted {
+    /// It waits, and the caller must see to it that it is carried out.
+    First,
+    /// It waits for a task that is at work.
+    Waits,
+    /// There are too many.
+    Full,
+}
+
+impl Orders {
+    fn put(&self, order: Order<'static>) -> Noted {
+        let mut waiting = self.0.lock();
+        if waiting.orders.len() >= ORDERS {
+            return Noted::Full;
+        }
+        waiting.orders.push_back(order);
+        if std::mem::replace(&mut waiting.is_at_work, true) { Noted::Waits } else { Noted::First }
+    }
+
+    /// The next one; None: the task ends.
+    fn next(&self) -> Option<Order<'static>> {
+        let mut waiting = self.0.lock();
+        let next = waiting.orders.pop_front();
+        if next.is_none() {
+            *waiting = Waiting::default();
+        }
+        next
     }
 }
 
@@ -93,7 +141,7 @@ impl Receiver for Remote {
             Body::Delivery(routed) if !is_own => router.on_routed(routed),
             Body::Presence(changes) => router.on_changes(&changes),
             Body::Record(change) => router.on_record(&change),
-            Body::Order(order) if !is_own => router.on_order(&order),
+            Body::Order(order) if !is_own => router.take_order(order),
             Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
             Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
             _ => {}
@@ -115,23 +163,12 @@ impl Receiver for Remote {
 
     fn registered(&self) -> Vec<(RoomName, Vec<MemberInfo>, JoinLeave)> {
         let Some(router) = self.0.upgrade() else { return Vec::new() };
-        let generation = router.generation();
-        let is_ours = |room: &RoomName| {
-            generation.room(room).is_some_and(|(entry, _)| is_registered(entry)) && !is_personal(&generation, room)
-        };
-        let rooms = router.hub.rooms().into_iter().filter(is_ours);
-        rooms
-            .map(|room| {
-                let members = router.hub.members(&room, usize::MAX);
-                let told_of = generation.room(&room).map_or(JoinLeave::Off, |(entry, _)| entry.join_leave);
-                (room, members, told_of)
-            })
-            .collect()
+        router.all_registered()
     }
 
     fn is_member(&self, room: &str, connection: &str) -> bool {
         let Some(router) = self.0.upgrade() else { return false };
-        ConnectionId::parse(connection).is_some_and(|id| router.hub.is_in(room, id))
+        ConnectionId::parse(connection).is_some_and(|id| router.hub.is_registered(room, id))
     }
 
     fn is_coming(&self, room: &str, connection: &str) -> bool {
@@ -171,9 +208,10 @@ impl Receiver for Remote {
     }
 
     fn on_user_gone(&self, user: &str) {
-        if let Some(router) = self.0.upgrade() {
-            router.on_user(user, "offline");
-        }
+        let Some(router) = self.0.upgrade() else { return };
+        let user: UserId = user.into();
+        // Plugins take their time; the connection to Redis must not wait.
+        router.clone().tasks.spawn(async move { router.on_user(&user, "offline") });
     }
 
     fn info(&self) -> String {
@@ -247,10 +285,28 @@ impl Router {
         self.metrics.deliveries.inc_by(delivered.queued as u64);
     }
 
+    /// Notes what another instance wants done. Plugins are asked about it and
+    /// told of it, and may take their time.
+    fn take_order(self: &Arc<Self>, order: Order<'_>) {
+        match self.orders.put(order.into_owned()) {
+            Noted::Waits => {}
+            Noted::Full => self.metrics.cluster.dropped("orders"),
+            Noted::First => {
+                let router = Arc::clone(self);
+                self.tasks.spawn(async move {
+                    while let Some(order) = router.orders.next() {
+                        router.on_order(&order);
+                        tokio::task::yield_now().await;
+                    }
+                });
+            }
+        }
+    }
+
     fn on_order(self: &Arc<Self>, order: &Order<'_>) {
         let Some(who) = Target::parse(&order.who) else { return };
         let mut batch = Batch::new(&self.flusher);
-        self.carry_out(&self.generation(), &who, &order.what, 0, &mut batch);
+        self.carry_out(&self.generation(), &who, &order.what, order.depth, &mut batch);
     }
 
     /// Does something with the connections here that a target reaches. False if
@@ -295,5 +351,30 @@ impl Router {
         let member = MemberInfo { connection: String::new(), user: user.into(), info: "".into(), room_info: "".into() };
         let mut batch = Batch::new(&self.flusher);
         self.observe_member(&generation, generation.observers(), &member, EventView { kind, room: "" }, &mut batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(n: usize) -> Order<'static> {
+        Order { who: "all".into(), what: What::Join(n.to_string().into()), depth: 0 }
+    }
+
+    #[test]
+    fn orders_are_carried_out_in_their_order_by_one_task_and_not_without_end() {
+        let orders = Orders::default();
+        assert_eq!(orders.put(order(0)), Noted::First);
+        for n in 1..ORDERS {
+            assert_eq!(orders.put(order(n)), Noted::Waits);
+        }
+        assert_eq!(orders.put(order(0)), Noted::Full);
+        for n in 0..ORDERS {
+            assert!(matches!(orders.next().map(|order| order.what), Some(What::Join(room)) if *room == *n.to_string()));
+        }
+        assert_eq!(orders.put(order(1)), Noted::Waits, "the task is at the last one");
+        assert!(orders.next().is_some() && orders.next().is_none());
+        assert_eq!(orders.put(order(1)), Noted::First, "it has ended");
     }
 }

@@ -22,7 +22,6 @@ const WRITE_MAX: usize = 64 << 10;
 /// The queue and the socket behind it.
 #[derive(Debug)]
 pub struct Outbox {
-    socket: TcpStream,
     /// Bytes that may wait.
     max: usize,
     /// Told when the session has to look: closing, or blocked.
@@ -35,6 +34,9 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// None: the session has ended. What is known of its connection may live on
+    /// for longer, and must not keep the socket open.
+    socket: Option<Arc<TcpStream>>,
     frames: VecDeque<Bytes>,
     /// Bytes of the first frame that are written already.
     written: usize,
@@ -72,13 +74,18 @@ thread_local! {
 impl Outbox {
     /// `max`: bytes that may wait. `shard`: which flusher writes for it.
     #[must_use]
-    pub fn new(socket: TcpStream, max: usize, shard: usize) -> Self {
-        Self { socket, max, wake: Notify::new(), shard, queue: Mutex::default() }
+    pub fn new(socket: impl Into<Arc<TcpStream>>, max: usize, shard: usize) -> Self {
+        let queue = Queue { socket: Some(socket.into()), ..Queue::default() };
+        Self { max, wake: Notify::new(), shard, queue: Mutex::new(queue) }
     }
 
-    /// The socket, for reading.
-    pub(super) fn socket(&self) -> &TcpStream {
-        &self.socket
+    /// Lets go of the socket; nothing is written any more.
+    pub(super) fn hang_up(&self) {
+        let mut queue = self.queue.lock();
+        queue.fail();
+        let socket = queue.socket.take();
+        drop(queue);
+        drop(socket);
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -209,7 +216,7 @@ impl Outbox {
             return;
         }
         while !queue.frames.is_empty() {
-            match queue.write(&self.socket) {
+            match queue.write() {
                 Ok(n) => queue.advance(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     queue.blocked = true;
@@ -271,7 +278,8 @@ impl Queue {
         self.closing.get_or_insert(Close::LOST);
     }
 
-    fn write(&self, socket: &TcpStream) -> io::Result<usize> {
+    fn write(&self) -> io::Result<usize> {
+        let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         let first = &self.frames[0][self.written..];
         if self.frames.len() == 1 {
             return socket.try_write(first);

@@ -3,7 +3,10 @@
 
 use std::{cell::RefCell, future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout_at},
+};
 use tungstenite::Utf8Bytes;
 
 use super::{
@@ -47,6 +50,7 @@ pub(super) enum Input {
 /// A socket.
 #[derive(Debug)]
 pub(super) struct Wire {
+    socket: Arc<TcpStream>,
     outbox: Arc<Outbox>,
     reader: Reader,
     control: Bucket,
@@ -58,10 +62,18 @@ pub(super) struct Wire {
     ending: Option<Close>,
 }
 
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.outbox.hang_up();
+    }
+}
+
 impl Wire {
-    pub(super) fn new(outbox: Arc<Outbox>, message_size: usize) -> Self {
+    /// `outbox` writes to the same `socket`, and no longer than this lives.
+    pub(super) fn new(socket: Arc<TcpStream>, outbox: Arc<Outbox>, message_size: usize) -> Self {
         let now = Instant::now();
         Self {
+            socket,
             outbox,
             reader: Reader::new(message_size),
             control: Bucket::new(now, CONTROL_RATE.1),
@@ -89,15 +101,15 @@ impl Wire {
             if let Some(close) = self.ending.take().or_else(|| self.outbox.closing()) {
                 return Input::Ended(close);
             }
-            let outbox = Arc::clone(&self.outbox);
+            let (socket, outbox) = (&self.socket, &self.outbox);
             tokio::select! {
                 biased;
                 () = outbox.woken() => {}
                 // Before reading: whoever always has something to say must not
                 // outlive a deadline.
                 () = &mut self.timer => return Input::Tick,
-                _ = poll_fn(|context| outbox.socket().poll_write_ready(context)), if outbox.is_blocked() => outbox.flush(),
-                _ = poll_fn(|context| outbox.socket().poll_read_ready(context)) => {
+                _ = poll_fn(|context| socket.poll_write_ready(context)), if outbox.is_blocked() => outbox.flush(),
+                _ = poll_fn(|context| socket.poll_read_ready(context)) => {
                     let texts = self.read();
                     if !texts.is_empty() {
                         return Input::Texts(texts);
@@ -108,7 +120,7 @@ impl Wire {
     }
 
     fn read(&mut self) -> Vec<Utf8Bytes> {
-        SCRATCH.with_borrow_mut(|scratch| match self.outbox.socket().try_read(scratch) {
+        SCRATCH.with_borrow_mut(|scratch| match self.socket.try_read(scratch) {
             Ok(0) => {
                 self.ending = Some(Close::LOST);
                 Vec::new()
@@ -149,14 +161,14 @@ impl Wire {
     /// Ends it: writes what waits and the close frame, then gives the client
     /// until `timeout` to answer it, so that nothing is lost to a reset. The
     /// server then closes first, as RFC 6455, section 7.1.1, has it.
-    pub(super) async fn finish(self, close: Close, timeout: Duration) {
+    pub(super) async fn finish(mut self, close: Close, timeout: Duration) {
         let deadline = Instant::now() + timeout;
-        let outbox = self.outbox;
+        let Self { socket, outbox, reader, .. } = &mut self;
         outbox.close(close);
         outbox.flush();
         let written = async {
             while !outbox.is_finished() {
-                if outbox.socket().writable().await.is_err() {
+                if socket.writable().await.is_err() {
                     return;
                 }
                 outbox.flush();
@@ -168,11 +180,11 @@ impl Wire {
             return;
         }
         let mut left = LAST_BYTES;
-        let mut reader = Some(self.reader);
+        let mut reader = Some(reader);
         let read_out = async {
-            while left > 0 && outbox.socket().readable().await.is_ok() {
+            while left > 0 && socket.readable().await.is_ok() {
                 let read = SCRATCH.with_borrow_mut(|scratch| {
-                    let n = outbox.socket().try_read(scratch)?;
+                    let n = socket.try_read(scratch)?;
                     let fed = reader.as_mut().map(|reader| reader.feed(&scratch[..n], &mut Decoded::default()));
                     let is_closed =
                         |fed: &Result<(), Close>| matches!(fed, Err(close) if close.code == Close::BY_CLIENT.code);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use wayleave::{cluster::envelope::What, config::Target, session::flusher::Batch};
 
-use crate::support::{TestClient, TestGateway, eventually, fixture, redis::RedisServer};
+use crate::support::{TestClient, TestGateway, eventually, fixture, redis::RedisServer, until};
 
 /// Rooms of every kind.
 pub const ROOMS: &str = r#"
@@ -319,4 +320,96 @@ async fn a_user_has_so_many_connections_on_all_instances_together() {
     assert_eq!(first.closed().await.0, 3504);
     second.heard_nothing().await;
     third.heard_nothing().await;
+}
+
+/// Does something on all instances, as a plugin of this one would.
+fn order(gateway: &TestGateway, who: &Target, what: &What<'_>) {
+    let router = gateway.gateway.router();
+    let mut batch = Batch::new(&router.flusher);
+    router.order(&router.generation(), who, what, 0, &mut batch);
+}
+
+/// What another instance wants done asks plugins, which take their time; what
+/// is heard does not wait for them, and the connection that hears lives on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_order_with_a_slow_guard_stops_no_live_messages() {
+    let redis = RedisServer::start().await;
+    let path = fixture("authorize-loops").display().to_string();
+    let more = format!(
+        "[[plugins]]\nname = \"p\"\npath = {path:?}\ntimeout = \"4s\"\n\
+         [[rooms]]\nmatch = \"slow:*\"\nplugins = [\"p\"]\n"
+    );
+    let [a, b] = gateways::<2>(&redis, &more).await;
+    let (mut on_a, mut on_b) = (a.client().await, b.client().await);
+    on_b.join("plain:1").await;
+    let asked = || b.metric(r#"wayleave_plugin_call_seconds_count{plugin="p",hook="authorize"}"#);
+    order(&a, &Target::Connection(on_b.id.clone()), &What::Join("slow:1".into()));
+    for n in 0..20 {
+        on_a.publish("plain:1", json!(n)).await;
+        assert_eq!(on_b.heard("plain:1").await, json!(n));
+    }
+    assert_eq!(asked(), 0.0, "the guard is still thinking");
+    eventually("the guard was asked", || asked() > 0.0).await;
+    assert_eq!(b.metric(r#"wayleave_bus_links_lost_total{reason="subscribe"}"#), 0.0);
+}
+
+/// Two plugins, or one with itself, that undo each other's actions come to an
+/// end, also where each action is carried out on another instance.
+#[tokio::test]
+async fn actions_that_cause_each_other_come_to_an_end_over_all_instances() {
+    let redis = RedisServer::start().await;
+    let path = fixture("observe-bounce").display().to_string();
+    let more =
+        format!("[[plugins]]\nname = \"p\"\npath = {path:?}\n[[rooms]]\nmatch = \"room:*\"\nplugins = [\"p\"]\n");
+    let [a, b] = gateways::<2>(&redis, &more).await;
+    let (mut on_a, mut on_b) = (a.user("ann").await, b.user("ann").await);
+    on_b.join("plain:1").await;
+    on_a.join("room:1").await;
+    for gateway in [&a, &b] {
+        eventually("it was told to stop", || gateway.metric("wayleave_actions_failed_total") > 0.0).await;
+    }
+    // Whatever bounced on would be far by now.
+    for n in 0..50 {
+        on_a.publish("plain:1", json!(n)).await;
+        assert_eq!(on_b.heard("plain:1").await, json!(n));
+    }
+    for gateway in [&a, &b] {
+        let told = gateway.metric(r#"wayleave_plugin_call_seconds_count{plugin="p",hook="observe"}"#);
+        assert!(told < 10.0, "{told} times");
+    }
+}
+
+/// A reload that changes whether all instances know who is in a room counts for
+/// those who are in there: nobody stays behind, nobody is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_a_room_is_known_as_the_config_has_it_now() {
+    let redis = RedisServer::start().await;
+    let more = "[limits]\ncommands_burst = 100000\ncommands_per_second = 100000\n\
+                [[rooms]]\nmatch = \"now:*\"\npresence = true\n";
+    let [a, b] = gateways::<2>(&redis, more).await;
+    let on = std::fs::read_to_string(a.file()).unwrap();
+    let off = on.replace("match = \"now:*\"\npresence = true", "match = \"now:*\"\npresence = false");
+    assert_ne!(on, off);
+    let mut watcher = b.client().await;
+    watcher.join("now:1").await;
+    let mut n_seen = async |n: u64| {
+        until("they are seen", async || {
+            let stats = watcher.ask("presence_stats", json!({ "channel": "now:1" })).await;
+            stats["presence_stats"]["num_clients"] == n
+        })
+        .await;
+    };
+    let (mut ann, mut eve) = (a.user("ann").await, a.user("eve").await);
+    ann.join("now:1").await;
+    n_seen(2).await;
+    a.reload_with(&off).await;
+    n_seen(1).await;
+    // One comes and one goes while it is off.
+    eve.join("now:1").await;
+    ann.leave().await;
+    eventually("she has left", || a.hub().count("now:1").0 == 1).await;
+    a.reload_with(&on).await;
+    n_seen(2).await;
+    eve.leave().await;
+    n_seen(1).await;
 }

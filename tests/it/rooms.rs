@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{TestGateway, eventually};
+use crate::support::{PATIENCE, TestClient, TestGateway, eventually, instance::Instance, token};
 
 const ROOMS: &str = r#"
 [[rooms]]
@@ -212,4 +212,40 @@ async fn a_message_cannot_route_itself_into_a_users_own_room() {
     ada.heard_nothing().await;
     eve.publish("r", json!({ "to": "open" })).await;
     ada.heard("open").await;
+}
+
+/// Who is counted for a little longer is not connected for longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grace_keeps_no_socket_open() {
+    let config = "[limits]\nclose_timeout = \"1s\"\n\
+                  [[rooms]]\nmatch = \"calm:*\"\npresence = true\npresence_grace = \"120s\"\n";
+    let mut instance = Instance::start(config, None, "one").await;
+    let mut watcher = instance.client().await;
+    watcher.join("calm:1").await;
+    let before = instance.open_files();
+    for _ in 0..5 {
+        let mut client = instance.client().await;
+        client.join("calm:1").await;
+        client.hang_up().await;
+    }
+    let stats = watcher.ask("presence_stats", json!({ "channel": "calm:1" })).await;
+    assert_eq!(stats["presence_stats"]["num_clients"], 6, "all are counted: {stats}");
+    eventually("nothing is open for them", || instance.open_files() <= before).await;
+}
+
+/// However many of a user come at once, as many as allowed stay. On one thread
+/// all of them come before the first of the old ones has gone.
+#[tokio::test]
+async fn newcomers_of_one_moment_do_not_all_close_the_same_one() {
+    let config = "[limits]\nconnections_per_user = 2\nuser_limit = \"close-oldest\"\n\
+                  [[rooms]]\nmatch = \"calm:*\"\n";
+    let gateway = TestGateway::start(config).await;
+    let url = gateway.url();
+    let _older = (gateway.user("ann").await, gateway.user("ann").await);
+    let hello = json!({ "token": token(&json!({ "sub": "ann" })) });
+    // Some of them are closed before they are welcomed.
+    let come = |_| TestClient::try_connect(&url, hello.clone(), PATIENCE);
+    let newer = futures_util::future::join_all((0..8).map(come)).await;
+    eventually("as many as allowed are left", || gateway.hub().connections_of("ann").len() == 2).await;
+    drop(newer);
 }

@@ -260,6 +260,16 @@ impl TestClient {
         }
     }
 
+    /// Says no more, and waits until the gateway has closed the connection too.
+    pub async fn hang_up(mut self) {
+        use tokio::io::AsyncReadExt;
+        let stream = self.socket.get_mut();
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        closed.expect("the gateway keeps its side open").unwrap();
+    }
+
     pub async fn say(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
     }

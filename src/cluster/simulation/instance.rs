@@ -1104,10 +1104,15 @@ impl Instance {
             return Err(BusError::Down);
         }
         let room: Arc<str> = name.into();
-        self.hub.reserve(connection, &room, usize::MAX).map_err(|_| BusError::Down)?;
-        let entered = self.enter_reserved(session, &room, seen).await;
+        let place = self.hub.reserve(connection, &room, usize::MAX).map_err(|_| BusError::Down)?;
+        let mut is_entering = false;
+        let entered = self.enter_reserved(session, &room, place, seen, &mut is_entering).await;
         if entered.is_err() {
-            self.hub.give_up(connection, &room);
+            self.hub.give_up(connection, &room, place, || {
+                if is_entering {
+                    self.exit(&room, &connection.id_text);
+                }
+            });
             self.let_go(connection.id, &room);
         }
         entered
@@ -1117,55 +1122,52 @@ impl Instance {
         self: &Rc<Self>,
         session: &Rc<Session>,
         room: &Arc<str>,
+        place: crate::hub::Place,
         seen: Option<(Arc<str>, u64)>,
+        is_entering: &mut bool,
     ) -> Result<(), BusError> {
         let connection = &session.connection;
         let hold = self.hold(format!("r:{room}"), Of::Room(room.to_string())).await?;
         self.holds.borrow_mut().insert((connection.id, room.to_string()), hold);
-        let take_back = |error| {
-            self.exit(room, &connection.id_text);
-            error
-        };
         let member = (connection.id_text.to_string(), connection.user.to_string());
-        self.enter_all(room, std::slice::from_ref(&member)).await.map_err(take_back)?;
+        *is_entering = true;
+        self.enter_all(room, std::slice::from_ref(&member)).await?;
         let membership = Membership {
             publish: Permission::Configured,
             presence: Permission::Configured,
             info: "".into(),
             kept: Keeping::default(),
+            registered: None,
         };
         let joined = |position, head, recovered| {
             session.frame(Note::Joined { room: room.to_string(), position, head, recovered })
         };
         if !keeps(room) {
             let told = Told { own: Some(joined(None, None, None)), ..Told::default() };
-            let joined = self.hub.join(connection, room, membership, usize::MAX, Stand::Live, &told, &mut self.batch());
-            return joined.map_err(|_| take_back(BusError::Down));
+            let joined = self.hub.join(connection, room, membership, place, Stand::Live, &told, &mut self.batch());
+            return joined.map_err(|_| BusError::Down);
         }
         let held = Stand::Held(Waiting::default());
         self.hub
-            .join(connection, room, membership, usize::MAX, held, &Told::default(), &mut self.batch())
-            .map_err(|_| take_back(BusError::Down))?;
-        let leave = |error| {
-            self.hub.leave(connection, room, &Told::default(), &mut self.batch());
-            take_back(error)
-        };
+            .join(connection, room, membership, place, held, &Told::default(), &mut self.batch())
+            .map_err(|_| BusError::Down)?;
         let range = seen
             .as_ref()
             .map_or(Range::Nothing, |(_, offset)| Range::Forward { since: Some(*offset), limit: RECOVERY_MAX });
-        let (reading, head) = self.read(room, range).await.map_err(leave)?;
+        let (reading, head) = self.read(room, range).await?;
         let recovered = seen.and_then(|(epoch, offset)| reading.missed(&epoch, offset).map(<[Kept]>::to_vec));
         let position = reading.position();
         let frame = joined(Some(position.clone()), head, recovered);
-        if !self.hub.release(connection, room, &position, Some(&frame), true, &mut self.batch()) {
+        if !self.hub.release(connection, room, place, &position, Some(&frame), true, &mut self.batch()) {
             self.repair(room);
-            return Err(leave(BusError::Down));
+            return Err(BusError::Down);
         }
         Ok(())
     }
 
     /// `Router::take_out`.
     fn take_out(self: &Rc<Self>, connection: &Connection, room: &str, own: Option<Bytes>) {
+        self.hub.turn_back(connection, room);
         if self.hub.leave(connection, room, &Told { own, ..Told::default() }, &mut self.batch()).is_some() {
             self.exit(room, &connection.id_text);
             self.let_go(connection.id, room);

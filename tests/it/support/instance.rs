@@ -156,6 +156,11 @@ impl Instance {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// How many files and sockets it has open; of Linux.
+    pub fn open_files(&mut self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.running().pid())).unwrap().count()
+    }
+
     /// The status and text of a page.
     pub async fn get(&self, path: &str) -> io::Result<(u16, String)> {
         get(self.addr(), path).await

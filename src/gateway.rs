@@ -82,6 +82,7 @@ impl Gateway {
             starter.start(cluster, &receiver, &tasks, &end);
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
         }
+        tasks.spawn(Arc::clone(&router).sweep());
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
         let reloading = Arc::downgrade(&reloader);
         router.reload_with(move || {

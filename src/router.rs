@@ -41,6 +41,7 @@ mod remote;
 mod repair;
 mod requests;
 mod shared;
+mod sweep;
 mod tick;
 
 pub use self::{
@@ -373,7 +374,7 @@ impl Router {
     async fn read(&self, room: &str, range: Range, keep: HistoryConfig) -> Result<Reading, Refusal> {
         match &self.cluster {
             Some(cluster) => cluster.read(room, range, keep).await.map_err(remote::refusal),
-            None => Ok(self.memory.read(room, range, keep)),
+            None => Ok(self.memory.read(room, range, keep, std::time::Instant::now())),
         }
     }
 

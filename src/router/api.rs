@@ -6,7 +6,6 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
     fmt,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -27,6 +26,7 @@ use crate::{
     room::{
         Position,
         history::{KEY_MAX, KEY_TTL},
+        keys::{Full, Keys},
     },
     session::flusher::Batch,
 };
@@ -38,8 +38,9 @@ const ACT_WITHIN: Duration = Duration::from_secs(3);
 /// How long all instances may take to compile their plugins anew.
 const RELOAD_WITHIN: Duration = Duration::from_secs(30);
 
-/// Keys of live rooms that are remembered without a cluster.
-const ONCE_MAX: usize = 10_000;
+/// Keys of live rooms that are remembered without a cluster: those of twenty
+/// broadcasts to as many rooms as one may have.
+const ONCE_MAX: usize = 200_000;
 
 /// A message of a server.
 #[derive(Debug, Clone)]
@@ -102,7 +103,7 @@ pub(super) struct Service {
     /// Loads config and plugins anew.
     reload: OnceLock<Box<dyn Fn() -> Reloading + Send + Sync>>,
     /// Keys that were used in live rooms, without a cluster.
-    used: Mutex<HashMap<(String, String), Instant>>,
+    used: Mutex<Keys<(String, String), ()>>,
 }
 
 impl fmt::Debug for Service {
@@ -113,24 +114,34 @@ impl fmt::Debug for Service {
 
 impl Default for Service {
     fn default() -> Self {
-        Self { started: Instant::now(), reload: OnceLock::new(), used: Mutex::default() }
+        let used = Mutex::new(Keys::new(KEY_TTL, ONCE_MAX));
+        Self { started: Instant::now(), reload: OnceLock::new(), used }
     }
 }
 
 impl Service {
     /// True for the first that says this key in this room.
-    fn once(&self, room: &str, key: &str) -> bool {
-        let now = Instant::now();
+    fn once(&self, room: &str, key: &str) -> Result<bool, Full> {
+        let (key, now) = ((room.to_owned(), key.to_owned()), std::time::Instant::now());
         let mut used = self.used.lock();
-        if used.len() >= ONCE_MAX {
-            used.retain(|_, since| now.duration_since(*since) < KEY_TTL);
-            if used.len() >= ONCE_MAX {
-                used.clear();
-            }
+        let is_first = used.get(&key, now)?.is_none();
+        if is_first {
+            used.insert(key.into(), (), now);
         }
-        let since = used.insert((room.to_owned(), key.to_owned()), now);
-        since.is_none_or(|since| now.duration_since(since) >= KEY_TTL)
+        Ok(is_first)
     }
+
+    /// Gives back what time has made superfluous.
+    pub(super) fn sweep(&self) {
+        self.used.lock().forget(std::time::Instant::now());
+    }
+}
+
+/// What was published with a key that is forgotten too soon would be published
+/// twice; so no more keys are taken than can be remembered.
+pub(super) fn too_many_keys() -> Refusal {
+    let reason = "too many idempotency keys within ten minutes";
+    Refusal { reason: reason.into(), ..Refusal::TOO_MANY_REQUESTS }
 }
 
 /// A refusal as instances tell each other.
@@ -222,7 +233,7 @@ impl Router {
     async fn is_first(&self, room: &str, key: &str) -> Result<bool, Refusal> {
         match &self.cluster {
             Some(cluster) => cluster.once(room, key, KEY_TTL).await.map_err(refusal),
-            None => Ok(self.service.once(room, key)),
+            None => self.service.once(room, key).map_err(|Full| too_many_keys()),
         }
     }
 
@@ -360,5 +371,20 @@ fn check_act(generation: &Generation, act: &Act<'_>) -> Result<(), Refusal> {
             Err(bad("bad request: a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes"))
         }
         What::Close(..) | What::SetInfo(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_said_in_many_rooms_is_known_in_all_of_them() {
+        let service = Service::default();
+        for n in 0..ONCE_MAX {
+            assert_eq!(service.once(&n.to_string(), "key"), Ok(true));
+        }
+        assert!((0..ONCE_MAX).all(|n| service.once(&n.to_string(), "key") == Ok(false)));
+        assert_eq!(service.once("one more", "key"), Err(Full), "none is forgotten for it");
     }
 }

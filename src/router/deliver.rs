@@ -1,10 +1,10 @@
 //! From targets to outboxes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Envelope, OnKept, Published, Router, is_personal, remote::refusal};
+use super::{Envelope, OnKept, Published, Router, api::too_many_keys, is_personal, remote::refusal};
 use crate::{
     cluster::{
         Cluster,
@@ -16,7 +16,7 @@ use crate::{
     id::ConnectionId,
     plugin::{Delivery, Lookup, Unavailable},
     protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
-    room::history::Appended,
+    room::{history::Appended, keys::Full},
     session::flusher::Batch,
 };
 
@@ -106,7 +106,7 @@ impl Router {
         let body = publication(room, 0, 0, payload, sender, tags);
         let Some(cluster) = &self.cluster else {
             let frame = Bytes::from(Frame { origin: self.boot, body }.encode());
-            let appended = self.memory.append(room, frame, keep, key, |position| {
+            let appended = self.memory.append(room, frame, keep, key, Instant::now(), |position| {
                 let data = payload.to_json();
                 let push = Push::Publication { room, data: &data, sender, tags, offset: position.offset };
                 let placed = self.hub.deliver_at(room, position, &Broadcast::new(push), batch);
@@ -116,7 +116,7 @@ impl Router {
                     Placed::Before | Placed::Nobody => {}
                 }
             });
-            on_kept(Ok(appended));
+            on_kept(appended.map_err(|Full| too_many_keys()));
             return Published::Now;
         };
         cluster.append(room, body, keep, key, |kept| on_kept(kept.map_err(refusal)));

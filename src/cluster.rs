@@ -53,6 +53,7 @@ pub use self::{
     ears::Hold,
     metrics::ClusterMetrics,
     pipeline::BusError,
+    queries::Once,
     registry::{Arrival, InstanceInfo, MembersPage, SignedIn},
     store::{Granted, RecordWrite},
 };

@@ -243,7 +243,7 @@ impl Router {
         }
         run_routes(&generation, &mut envelope);
         self.metrics.published.inc();
-        self.deliver(&generation, &envelope, &pipeline.stamp, on_kept, batch)
+        self.deliver(&generation, envelope, &pipeline.stamp, on_kept, batch)
     }
 
     /// A client calls a plugin; the first that knows the method answers. The

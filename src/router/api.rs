@@ -15,9 +15,14 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Published, Router, is_personal, join::check_name, remote::refusal, requests::Gathered};
+use super::{
+    Published, Router, deliver::publication, is_personal, join::check_name, remote::refusal, requests::Gathered,
+};
 use crate::{
-    cluster::envelope::{Deed, Question, What},
+    cluster::{
+        Once,
+        envelope::{Body, Deed, Question, Routed, What},
+    },
     config::{HistoryConfig, Target},
     generation::Generation,
     id::{BootId, ConnectionId},
@@ -175,7 +180,7 @@ impl Router {
     ) -> Result<Option<Position>, Refusal> {
         let generation = self.generation();
         check_name(room, generation.config.limits.name_length)?;
-        let Message { payload, tags, skip_history, key } = message;
+        let Message { skip_history, key, .. } = message;
         if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX) {
             let reason = format!("bad request: an idempotency key has 1 to {KEY_MAX} bytes");
             return Err(Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST });
@@ -190,22 +195,64 @@ impl Router {
         if let Some(keep) = keep {
             return self.publish_kept(room, keep, message).await.map(Some);
         }
-        if let Some(key) = key
-            && !self.is_first(room, key).await?
-        {
-            return Ok(None);
+        if let Some(key) = key {
+            return self.publish_once(room, personal, message, key).await.map(|()| None);
         }
+        self.publish_live(&generation, room, personal, message);
+        Ok(None)
+    }
+
+    fn publish_live(
+        self: &Arc<Self>,
+        generation: &Generation,
+        room: &str,
+        personal: Option<&str>,
+        message: &Message<'_>,
+    ) {
+        let Message { payload, tags, .. } = message;
         let mut batch = Batch::new(&self.flusher);
         match personal {
             Some(user) => {
-                let delivery = Delivery { to: vec![Target::User(user.to_owned())], except: Vec::new(), payload: None };
-                let delivered = self.deliver_to(&generation, &delivery, payload, None, tags, &mut batch);
+                let delivered = self.deliver_to(generation, &to_user(user), payload, None, tags, &mut batch);
                 self.metrics.deliveries.inc_by(delivered.queued as u64);
             }
             None => self.deliver_live(room, payload, None, tags, &mut batch),
         }
         self.metrics.published.inc();
-        Ok(None)
+    }
+
+    /// To a room that keeps nothing, if the key is new there. Nothing may come
+    /// between noting the key and publishing: whoever asks again after it was
+    /// interrupted is told that it is done.
+    async fn publish_once(
+        self: &Arc<Self>,
+        room: &str,
+        personal: Option<&str>,
+        message: &Message<'_>,
+        key: &str,
+    ) -> Result<(), Refusal> {
+        let Message { payload, tags, .. } = message;
+        let Some(cluster) = &self.cluster else {
+            if self.service.once(room, key).map_err(|Full| too_many_keys())? {
+                self.publish_live(&self.generation(), room, personal, message);
+            }
+            return Ok(());
+        };
+        let is_new = match personal {
+            Some(user) => {
+                let delivery = to_user(user);
+                let body = Body::Delivery(Routed::new(cluster.delivery_id(), &delivery, payload, None, tags));
+                cluster.publish_once(Once::User(user), key, body, KEY_TTL).await
+            }
+            None => {
+                let body = publication(room, 0, 0, payload, None, tags);
+                cluster.publish_once(Once::Room(room), key, body, KEY_TTL).await
+            }
+        };
+        if is_new.map_err(refusal)? {
+            self.metrics.published.inc();
+        }
+        Ok(())
     }
 
     async fn publish_kept(
@@ -228,13 +275,6 @@ impl Router {
             self.metrics.published.inc();
         }
         Ok(appended.position)
-    }
-
-    async fn is_first(&self, room: &str, key: &str) -> Result<bool, Refusal> {
-        match &self.cluster {
-            Some(cluster) => cluster.once(room, key, KEY_TTL).await.map_err(refusal),
-            None => self.service.once(room, key).map_err(|Full| too_many_keys()),
-        }
     }
 
     /// The server sends a message to some targets; returns how many
@@ -354,6 +394,10 @@ impl Router {
         let reach = self.reach(&[Target::Everyone]).await;
         self.ask(reach, Question::Reload, RELOAD_WITHIN).await
     }
+}
+
+fn to_user(user: &str) -> Delivery {
+    Delivery { to: vec![Target::User(user.to_owned())], except: Vec::new(), payload: None }
 }
 
 /// What makes no sense is said at once, also if nobody is there.

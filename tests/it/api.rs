@@ -12,7 +12,11 @@ use tokio::{
 use crate::{
     cluster::{ROOMS, gateways},
     support::{
-        PATIENCE, TestClient, TestGateway, eventually, fixture, instance::Instance, plugin_config, redis::RedisServer,
+        PATIENCE, TestClient, TestGateway, eventually, fixture,
+        instance::Instance,
+        plugin_config,
+        proxy::{Direction, FaultProxy, Which},
+        redis::RedisServer,
         until,
     },
 };
@@ -628,6 +632,38 @@ async fn r33_a_storm_of_retries_on_two_instances_is_one_message() {
     }
     let history = result(address(&gateways[1]), "history", json!({ "channel": "kept:1" })).await;
     assert_eq!(history["offset"], json!(10));
+}
+
+/// R20: the answer of Redis is lost, and the one that asked tries again.
+#[tokio::test]
+async fn a_publish_whose_answer_was_lost_was_heard_once_everywhere() {
+    let redis = RedisServer::start().await;
+    let proxy = FaultProxy::start(redis.address()).await;
+    let more = format!("{API}\n[server]\npersonal_rooms = true\n");
+    let a = crate::cluster::gateway(&proxy.url(), "a", &more).await;
+    let b = crate::cluster::gateway(&redis.url(), "b", &more).await;
+    let (mut on_a, mut on_b) = (a.user("ann").await, b.user("ann").await);
+    for client in [&mut on_a, &mut on_b] {
+        client.join("plain:1").await;
+    }
+    for room in ["plain:1", "user:ann"] {
+        let publish = json!({ "channel": room, "data": room, "idempotency_key": "k" });
+        // Only what is asked is lost: what is heard comes on another connection.
+        proxy.freeze_only(Which::Others, Direction::ToClient);
+        assert_eq!(error(address(&a), "publish", publish.clone()).await, 100, "the outcome is not known");
+        assert_eq!(on_b.heard(room).await, json!(room));
+        proxy.heal();
+        let router = std::sync::Arc::clone(a.gateway.router());
+        until("a is back", async || router.cluster.as_ref().unwrap().trouble().is_none()).await;
+        until("the same is answered", async || {
+            call(address(&a), "publish", publish.clone()).await.get("result").is_some()
+        })
+        .await;
+        assert_eq!(on_a.heard(room).await, json!(room));
+        for client in [&mut on_a, &mut on_b] {
+            client.heard_nothing().await;
+        }
+    }
 }
 
 #[tokio::test]

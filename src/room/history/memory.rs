@@ -259,7 +259,7 @@ impl MemoryHistory {
     pub fn sweep(&self, part: usize, now: Instant) {
         for shard in &self.shards {
             let mut shard = shard.lock();
-                shard.epoch.renew(now);
+            shard.epoch.renew(now);
             let rooms = (shard.turns.len() / part.max(1) + 1).max(SWEEP);
             shard.sweep(rooms, now);
         }

@@ -406,6 +406,14 @@ fn is_personal(generation: &Generation, room: &str) -> bool {
     generation.config.server.personal_rooms && room.starts_with("user:")
 }
 
+/// A user's own room has no channel of its own: what goes there goes to the
+/// user, wherever its connections are. None: the target stands as it is.
+fn as_user(generation: &Generation, target: &Target) -> Option<Target> {
+    let Target::Room(room) = target else { return None };
+    let user = room.strip_prefix("user:").filter(|_| is_personal(generation, room))?;
+    Some(Target::User(user.to_owned()))
+}
+
 /// What follows a failure: an error if the plugin is closed at that hook.
 fn on_failure(plugin: &Plugin, failure: &Failure) -> Result<(), Refusal> {
     match plugin.policy(failure.hook) {

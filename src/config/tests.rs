@@ -50,6 +50,10 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");
     check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { sise = 1 }", "did you mean `size`?");
     check_mistake("[[rooms]]\nmatch = \"x\"\nrecovery = true", "needs `history`");
+    check_mistake(
+        "[[rooms]]\nmatch = \"x\"\nrecords = { count = 16, size = \"64KiB\" }",
+        "limits.outbox: must be at least 2097152 bytes",
+    );
     check_mistake("[[rooms]]\nmatch = \"x\"\njoin_leave = \"all\"", "\"connections\" or \"users\"");
     check_mistake("[rooms]\nmatch = \"x\"", "as in [[rooms]]");
     check_mistake(

@@ -180,7 +180,8 @@ impl Router {
     ) -> Result<Option<Position>, Refusal> {
         let generation = self.generation();
         check_name(room, generation.config.limits.name_length)?;
-        let Message { skip_history, key, .. } = message;
+        let Message { payload, tags, skip_history, key } = message;
+        check_size(&generation, payload, tags)?;
         if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX) {
             let reason = format!("bad request: an idempotency key has 1 to {KEY_MAX} bytes");
             return Err(Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST });
@@ -280,6 +281,9 @@ impl Router {
     /// The server sends a message to some targets; returns how many
     /// connections here it was put into the outboxes of. `is_local`: to no
     /// other instance, and no history keeps it.
+    ///
+    /// # Errors
+    /// If it is too large for any outbox.
     pub fn send(
         self: &Arc<Self>,
         to: Vec<Target>,
@@ -287,8 +291,9 @@ impl Router {
         payload: &Payload,
         tags: &[Tag<'_>],
         is_local: bool,
-    ) -> usize {
+    ) -> Result<usize, Refusal> {
         let generation = self.generation();
+        check_size(&generation, payload, tags)?;
         let mut delivery = Delivery { to, except, payload: None };
         let mut batch = Batch::new(&self.flusher);
         self.metrics.published.inc();
@@ -300,7 +305,7 @@ impl Router {
             self.deliver_to(&generation, &delivery, payload, None, tags, &mut batch)
         };
         self.metrics.deliveries.inc_by(delivered.queued as u64);
-        delivered.queued
+        Ok(delivered.queued)
     }
 
     /// Does something with connections, wherever they are, and waits until the
@@ -398,6 +403,18 @@ impl Router {
 
 fn to_user(user: &str) -> Delivery {
     Delivery { to: vec![Target::User(user.to_owned())], except: Vec::new(), payload: None }
+}
+
+/// A message that fits no outbox would close everybody who is to get it as
+/// slow.
+fn check_size(generation: &Generation, payload: &Payload, tags: &[Tag<'_>]) -> Result<(), Refusal> {
+    let max = generation.config.limits.outbox / 2;
+    let tags: usize = tags.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if payload.to_json().len() + tags <= max {
+        return Ok(());
+    }
+    let reason = format!("limit exceeded: a message has at most {max} bytes, half of `limits.outbox`");
+    Err(Refusal { reason: reason.into(), ..Refusal::LIMIT_EXCEEDED })
 }
 
 /// What makes no sense is said at once, also if nobody is there.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Envelope, OnKept, Published, Router, api::too_many_keys, is_personal, remote::refusal};
+use super::{Envelope, OnKept, Published, Router, api::too_many_keys, as_user, is_personal, remote::refusal};
 use crate::{
     cluster::{
         Cluster,
@@ -160,6 +160,11 @@ impl Router {
         tags: &[Tag<'_>],
         batch: &mut Batch<'_>,
     ) -> Delivered {
+        if delivery.to.iter().any(|target| as_user(generation, target).is_some()) {
+            let to = delivery.to.iter().map(|target| as_user(generation, target).unwrap_or_else(|| target.clone()));
+            let delivery = &Delivery { to: to.collect(), ..delivery.clone() };
+            return self.deliver_to(generation, delivery, payload, sender, tags, batch);
+        }
         // Rooms that keep messages keep these too; each has an order of its own.
         let keeps = |room: &str| generation.room(room).and_then(|(entry, _)| entry.history);
         for target in &delivery.to {

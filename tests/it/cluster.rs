@@ -187,7 +187,7 @@ async fn u6_a_users_commands_are_limited_over_all_instances() {
 async fn m11_concurrent_merges_lose_nothing_and_patches_converge() {
     let redis = RedisServer::start().await;
     let more = "[limits]\ncommands_burst = 100000\ncommands_per_second = 100000\n\
-                [[rooms]]\nmatch = \"doc:*\"\npublish = \"members\"\nrecords = { size = \"64KiB\" }";
+                [[rooms]]\nmatch = \"doc:*\"\npublish = \"members\"\nrecords = { count = 4, size = \"64KiB\" }";
     let [a, b] = gateways::<2>(&redis, more).await;
     let mut follower = b.client().await;
     follower.join("doc:1").await;

@@ -57,6 +57,7 @@ pub use self::{
     ears::Hold,
     metrics::ClusterMetrics,
     pipeline::BusError,
+    queries::Once,
     registry::{Arrival, InstanceInfo, MembersPage, SignedIn},
     store::{Granted, RecordWrite},
 };

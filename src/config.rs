@@ -155,6 +155,20 @@ impl Config {
         if limits.outbox < 2 * limits.message_size {
             root.section("limits").wrong("outbox", "must be at least twice `message_size`");
         }
+        for (room, records) in rooms.iter().filter_map(|room| Some((room, room.records?))) {
+            let all = records.count.saturating_mul(records.size);
+            if all > limits.outbox / 2 {
+                let text = format!(
+                    "must be at least {} bytes: twice the {} documents of {} bytes that rooms `{}` may have, or who joins \
+                     with all of them is closed as slow",
+                    all.saturating_mul(2),
+                    records.count,
+                    records.size,
+                    room.pattern
+                );
+                root.section("limits").wrong("outbox", text);
+            }
+        }
         for plugin in plugins.iter().filter(|plugin| plugin.answer_size > limits.outbox / 2) {
             let text = format!(
                 "must be at least twice the `answer_size` of plugin `{}`, or its answers close whole rooms",

@@ -83,6 +83,7 @@ impl Gateway {
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
             tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
         }
+        tasks.spawn(Arc::clone(&router).sweep());
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
         let reloading = Arc::downgrade(&reloader);
         router.reload_with(move || {

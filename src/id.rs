@@ -61,6 +61,9 @@ impl fmt::Display for ConnectionId {
 pub struct BootId(pub u64);
 
 impl BootId {
+    /// The origin of what is no instance's own: each one delivers it.
+    pub const NOBODY: Self = Self(0);
+
     /// A new one.
     #[must_use]
     pub fn random() -> Self {

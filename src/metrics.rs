@@ -80,6 +80,8 @@ pub struct Metrics {
     pub published: Counter,
     /// Frames put into outboxes by messages.
     pub deliveries: Counter,
+    /// Copies for rooms with history that could not be kept.
+    pub copies_lost: Counter,
     /// Actions of plugins that could not be performed.
     pub actions_failed: Counter,
     hook_seconds: Family<HookLabels, Histogram, fn() -> Histogram>,
@@ -121,6 +123,7 @@ impl Metrics {
             api_calls: Family::default(),
             published: Counter::default(),
             deliveries: Counter::default(),
+            copies_lost: Counter::default(),
             actions_failed: Counter::default(),
             hook_seconds: Family::new_with_constructor(hook_histogram),
             plugin_failures: Family::default(),
@@ -143,6 +146,7 @@ impl Metrics {
         registry.register("api_calls", "Calls of the server API by method and error code", m.api_calls.clone());
         registry.register("messages", "Messages taken for delivery", m.published.clone());
         registry.register("deliveries", "Frames put into outboxes by messages", m.deliveries.clone());
+        registry.register("copies_lost", "Copies for rooms with history that could not be kept", m.copies_lost.clone());
         registry.register("actions_failed", "Actions of plugins that could not be performed", m.actions_failed.clone());
         registry.register_with_unit("plugin_call", "Time in plugins by hook", Unit::Seconds, m.hook_seconds.clone());
         registry.register("plugin_failures", "Failed calls of plugins", m.plugin_failures.clone());

@@ -1,6 +1,7 @@
 //! What a room keeps: its messages, and where each member stands in them.
 
 pub mod history;
+pub mod keys;
 pub mod records;
 
 /// Where a message stands in its room's history.

@@ -42,6 +42,7 @@ mod remote;
 mod repair;
 mod requests;
 mod shared;
+mod sweep;
 mod tick;
 
 pub use self::{
@@ -249,7 +250,7 @@ impl Router {
         }
         run_routes(&generation, &mut envelope);
         self.metrics.published.inc();
-        self.deliver(&generation, &envelope, &pipeline.stamp, on_kept, batch)
+        self.deliver(&generation, envelope, &pipeline.stamp, on_kept, batch)
     }
 
     /// A client calls a plugin; the first that knows the method answers. The
@@ -380,7 +381,7 @@ impl Router {
     async fn read(&self, room: &str, range: Range, keep: HistoryConfig) -> Result<Reading, Refusal> {
         match &self.cluster {
             Some(cluster) => cluster.read(room, range, keep).await.map_err(remote::refusal),
-            None => Ok(self.memory.read(room, range, keep)),
+            None => Ok(self.memory.read(room, range, keep, std::time::Instant::now())),
         }
     }
 
@@ -410,6 +411,14 @@ fn may_publish(entry: &RoomConfig, membership: Option<&Membership>) -> bool {
 /// True for `user:…` where the gateway keeps those rooms for users.
 fn is_personal(generation: &Generation, room: &str) -> bool {
     generation.config.server.personal_rooms && room.starts_with("user:")
+}
+
+/// A user's own room has no channel of its own: what goes there goes to the
+/// user, wherever its connections are. None: the target stands as it is.
+fn as_user(generation: &Generation, target: &Target) -> Option<Target> {
+    let Target::Room(room) = target else { return None };
+    let user = room.strip_prefix("user:").filter(|_| is_personal(generation, room))?;
+    Some(Target::User(user.to_owned()))
 }
 
 /// What follows a failure: an error if the plugin is closed at that hook.

@@ -335,7 +335,7 @@ impl Session {
                 let method = method.trim_start_matches("wayleave.");
                 let called = self.router.records_call(&self.connection, method, data).await;
                 called.map(|data| {
-                    self.put(&self.connection.encoding.reply(id, &Reply::Called(&data)), batch);
+                    self.put_list(id, &Reply::Called(&data), batch);
                     None
                 })
             }

@@ -3,13 +3,25 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use redis::Value;
-
-use super::{BusError, Cluster, pipeline::parse};
+use super::{
+    BusError, Cluster,
+    envelope::{Body, Frame},
+    pipeline::parse,
+    script,
+};
 use crate::id::{BootId, InstanceId};
 
 /// Rooms in one question.
 const ROOMS: usize = 512;
+
+/// Where something is sent once.
+#[derive(Debug, Clone, Copy)]
+pub enum Once<'a> {
+    /// To a room's members.
+    Room(&'a str),
+    /// To a user's connections.
+    User(&'a str),
+}
 
 impl Cluster {
     /// The instances that beat, itself among them. It is asked anew, so that
@@ -71,15 +83,24 @@ impl Cluster {
         Ok(counts)
     }
 
-    /// True for the first that says this key in this room, on any instance,
-    /// within `ttl`.
+    /// Sends a frame to whoever hears a room, or a user, if nobody has said this
+    /// key there within `ttl`, on any instance. It is heard here as well and
+    /// delivered from there alone: if no answer comes, that is the only way to
+    /// know that it was sent. False: the key was known.
     ///
     /// # Errors
-    /// If Redis does not answer.
-    pub async fn once(&self, room: &str, key: &str, ttl: Duration) -> Result<bool, BusError> {
-        let name = self.keys.room(room, &format!("once:{key}"));
-        let mut command = redis::cmd("SET");
-        command.arg(&name).arg(1).arg("NX").arg("PX").arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
-        Ok(self.write(command, &name).await? != Value::Nil)
+    /// If Redis does not answer; [`BusError::Unknown`] if it may be done, and
+    /// the same with this key then does not happen twice.
+    pub async fn publish_once(&self, to: Once<'_>, key: &str, body: Body<'_>, ttl: Duration) -> Result<bool, BusError> {
+        let part = format!("once:{key}");
+        let (name, topic) = match to {
+            Once::Room(room) => (self.keys.room(room, &part), self.keys.room_topic(room)),
+            Once::User(user) => (self.keys.user(user, &part), self.keys.user_topic(user)),
+        };
+        let frame = Frame { origin: BootId::NOBODY, body }.encode();
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.metrics.sent.inc();
+        let command = script::ONCE.with(&[&name], &[&self.publish_command(), &topic, &frame, &ttl]);
+        parse::<i64>(self.write(command, &name).await?).map(|is_new| is_new == 1)
     }
 }

@@ -105,6 +105,8 @@ scripts! {
     APPEND = "history" "append";
     /// Reads what a room kept.
     READ = "history" "read";
+    /// Publishes a message that nothing keeps, if its key is new.
+    ONCE = "once";
     /// Writes a document of a room.
     RECORD = "record";
     /// Takes from a bucket of tokens.

@@ -73,7 +73,7 @@ impl ServerConfig {
 }
 
 /// A text that must not appear in logs or errors.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub(super) String);
 
 impl Secret {
@@ -260,10 +260,16 @@ impl ApiConfig {
         let mut keys: Vec<ApiKey> = Vec::new();
         for entry in table.list("keys") {
             let name = entry.required::<String>("name").unwrap_or_default();
-            let key = entry.required::<String>("key").unwrap_or_default();
-            if !key.is_empty() && key.len() < 16 {
-                entry.wrong("key", "is shorter than 16 bytes, which can be guessed; expected a long random text");
+            let key = entry.required::<String>("key");
+            match key.as_deref().map(str::trim) {
+                Some("") => entry.wrong("key", "is empty, which anybody can send; expected a long random text"),
+                Some(key) if key.len() < 16 => {
+                    entry.wrong("key", "is shorter than 16 bytes, which can be guessed; expected a long random text");
+                }
+                // One that is not there is a mistake already.
+                Some(_) | None => {}
             }
+            let key = key.unwrap_or_default();
             if keys.iter().any(|known| known.name == name) {
                 entry.wrong("name", format!("there are two keys named `{name}`"));
             }

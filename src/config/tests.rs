@@ -41,10 +41,19 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[bus]\npassword_file = \"/nowhere/x\"", "cannot be read");
     check_mistake("[cluster]\nheartbeat = \"4s\"", "must be at least twice `heartbeat`");
     check_mistake("[api]\nkeys = [{ name = \"a\", key = \"short\" }]", "shorter than 16 bytes");
+    for empty in ["", " ", "                    "] {
+        let text = format!("[api]\nkeys = [{{ name = \"a\", key = \"{empty}\" }}]");
+        check_mistake(&text, "line 2: api.keys[0].key: is empty, which anybody can send; expected a long random text");
+    }
+    check_mistake("[api]\nkeys = [{ name = \"a\" }]", "line 2: api.keys[0].key: this key is required");
     check_mistake("[[rooms]]\npublish = \"members\"", "line 1: rooms[0].match: this key is required");
     check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");
     check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { sise = 1 }", "did you mean `size`?");
     check_mistake("[[rooms]]\nmatch = \"x\"\nrecovery = true", "needs `history`");
+    check_mistake(
+        "[[rooms]]\nmatch = \"x\"\nrecords = { count = 16, size = \"64KiB\" }",
+        "limits.outbox: must be at least 2097152 bytes",
+    );
     check_mistake("[[rooms]]\nmatch = \"x\"\njoin_leave = \"all\"", "\"connections\" or \"users\"");
     check_mistake("[rooms]\nmatch = \"x\"", "as in [[rooms]]");
     check_mistake(

@@ -5,17 +5,14 @@
 //! stores keep messages, one in memory and one in Redis, and one decision says
 //! for both what a client has missed.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod memory;
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
+pub use self::memory::MemoryHistory;
 use super::Position;
-use crate::config::HistoryConfig;
 
 /// The most messages that one recovery hands out. Who has missed more is told
 /// to read the history, or to begin anew.
@@ -127,122 +124,10 @@ impl Reading {
     }
 }
 
-/// The histories of one instance that is alone.
-#[derive(Debug, Default)]
-pub struct MemoryHistory {
-    /// Held for one operation, the delivery of a message included: all members
-    /// see one order.
-    rooms: Mutex<HashMap<Box<str>, Log>>,
-}
-
-#[derive(Debug)]
-struct Log {
-    epoch: Arc<str>,
-    top: u64,
-    messages: VecDeque<(Instant, Kept)>,
-    ttl: Duration,
-    last: Instant,
-    keys: HashMap<Box<str>, (Instant, u64)>,
-}
-
-/// Rooms that are looked through, each time one begins, for some to forget.
-const SWEEP: usize = 64;
-
 /// A name for a new epoch.
 #[must_use]
 pub fn new_epoch() -> String {
     data_encoding::HEXLOWER.encode(&crate::id::random_bytes::<5>())
-}
-
-impl Log {
-    fn new(now: Instant) -> Self {
-        let messages = VecDeque::new();
-        Self { epoch: new_epoch().into(), top: 0, messages, ttl: Duration::ZERO, last: now, keys: HashMap::new() }
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        now.duration_since(self.last) > self.ttl + COUNT_TTL
-    }
-
-    fn trim(&mut self, size: usize, ttl: Duration, now: Instant) {
-        while self.messages.len() > size
-            || self.messages.front().is_some_and(|(since, _)| now.duration_since(*since) > ttl)
-        {
-            self.messages.pop_front();
-        }
-    }
-}
-
-impl MemoryHistory {
-    /// Keeps a message; `deliver` is told its position before anybody else's
-    /// message gets the next one.
-    pub fn append(
-        &self,
-        room: &str,
-        frame: Bytes,
-        keep: HistoryConfig,
-        key: Option<&str>,
-        deliver: impl FnOnce(&Position),
-    ) -> Appended {
-        let now = Instant::now();
-        let mut rooms = self.rooms.lock();
-        if !rooms.contains_key(room) {
-            let over: Vec<_> =
-                rooms.iter().take(SWEEP).filter(|(_, log)| log.is_over(now)).map(|(name, _)| name.clone()).collect();
-            for name in over {
-                rooms.remove(&name);
-            }
-        }
-        let log = rooms.entry(room.into()).or_insert_with(|| Log::new(now));
-        if let Some(key) = key {
-            if log.keys.len() > 1024 {
-                log.keys.retain(|_, (since, _)| now.duration_since(*since) < KEY_TTL);
-            }
-            if let Some((since, offset)) = log.keys.get(key)
-                && now.duration_since(*since) < KEY_TTL
-            {
-                let position = Position { epoch: Arc::clone(&log.epoch), offset: *offset };
-                return Appended { position, is_new: false };
-            }
-        }
-        log.top += 1;
-        log.ttl = keep.ttl;
-        log.last = now;
-        log.messages.push_back((now, Kept { offset: log.top, frame }));
-        log.trim(keep.size, keep.ttl, now);
-        if let Some(key) = key {
-            log.keys.insert(key.into(), (now, log.top));
-        }
-        let position = Position { epoch: Arc::clone(&log.epoch), offset: log.top };
-        deliver(&position);
-        Appended { position, is_new: true }
-    }
-
-    /// Reads what is kept; a room that has nothing begins an epoch by it.
-    pub fn read(&self, room: &str, range: Range, keep: HistoryConfig) -> Reading {
-        let now = Instant::now();
-        let mut rooms = self.rooms.lock();
-        let log = rooms.entry(room.into()).or_insert_with(|| Log::new(now));
-        log.trim(keep.size, keep.ttl, now);
-        let all = log.messages.iter().map(|(_, kept)| kept);
-        let messages = match range {
-            Range::Nothing => Vec::new(),
-            Range::Forward { since, limit } => {
-                all.filter(|kept| since.is_none_or(|since| kept.offset > since)).take(limit).cloned().collect()
-            }
-            Range::Reverse { since, limit } => {
-                all.rev().filter(|kept| since.is_none_or(|since| kept.offset < since)).take(limit).cloned().collect()
-            }
-        };
-        Reading { epoch: Arc::clone(&log.epoch), top: log.top, past: Vec::new(), messages }
-    }
-
-    /// Forgets a room's messages; its count goes on.
-    pub fn remove(&self, room: &str) {
-        if let Some(log) = self.rooms.lock().get_mut(room) {
-            log.messages.clear();
-        }
-    }
 }
 
 #[cfg(test)]

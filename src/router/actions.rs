@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::Router;
+use super::{Router, as_user};
 use crate::{
     cluster::envelope::{Body, Order, What},
     config::Target,
@@ -65,6 +65,8 @@ impl Router {
         depth: u8,
         batch: &mut Batch<'_>,
     ) -> bool {
+        let as_user = as_user(generation, who);
+        let who = as_user.as_ref().unwrap_or(who);
         let id = if let Target::Connection(id) = who { ConnectionId::parse(id) } else { None };
         if let Some(cluster) = &self.cluster {
             let body = || Body::Order(Order { who: Cow::Owned(who.to_string()), what: what.clone(), depth });

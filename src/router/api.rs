@@ -6,7 +6,6 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
     fmt,
     pin::Pin,
     sync::{Arc, OnceLock},
@@ -16,9 +15,14 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Published, Router, is_personal, join::check_name, remote::refusal, requests::Gathered};
+use super::{
+    Published, Router, deliver::publication, is_personal, join::check_name, remote::refusal, requests::Gathered,
+};
 use crate::{
-    cluster::envelope::{Deed, Question, What},
+    cluster::{
+        Once,
+        envelope::{Body, Deed, Question, Routed, What},
+    },
     config::{HistoryConfig, Target},
     generation::Generation,
     id::{BootId, ConnectionId},
@@ -27,6 +31,7 @@ use crate::{
     room::{
         Position,
         history::{KEY_MAX, KEY_TTL},
+        keys::{Full, Keys},
     },
     session::flusher::Batch,
 };
@@ -38,8 +43,9 @@ const ACT_WITHIN: Duration = Duration::from_secs(3);
 /// How long all instances may take to compile their plugins anew.
 const RELOAD_WITHIN: Duration = Duration::from_secs(30);
 
-/// Keys of live rooms that are remembered without a cluster.
-const ONCE_MAX: usize = 10_000;
+/// Keys of live rooms that are remembered without a cluster: those of twenty
+/// broadcasts to as many rooms as one may have.
+const ONCE_MAX: usize = 200_000;
 
 /// A message of a server.
 #[derive(Debug, Clone)]
@@ -102,7 +108,7 @@ pub(super) struct Service {
     /// Loads config and plugins anew.
     reload: OnceLock<Box<dyn Fn() -> Reloading + Send + Sync>>,
     /// Keys that were used in live rooms, without a cluster.
-    used: Mutex<HashMap<(String, String), Instant>>,
+    used: Mutex<Keys<(String, String), ()>>,
 }
 
 impl fmt::Debug for Service {
@@ -113,24 +119,34 @@ impl fmt::Debug for Service {
 
 impl Default for Service {
     fn default() -> Self {
-        Self { started: Instant::now(), reload: OnceLock::new(), used: Mutex::default() }
+        let used = Mutex::new(Keys::new(KEY_TTL, ONCE_MAX));
+        Self { started: Instant::now(), reload: OnceLock::new(), used }
     }
 }
 
 impl Service {
     /// True for the first that says this key in this room.
-    fn once(&self, room: &str, key: &str) -> bool {
-        let now = Instant::now();
+    fn once(&self, room: &str, key: &str) -> Result<bool, Full> {
+        let (key, now) = ((room.to_owned(), key.to_owned()), std::time::Instant::now());
         let mut used = self.used.lock();
-        if used.len() >= ONCE_MAX {
-            used.retain(|_, since| now.duration_since(*since) < KEY_TTL);
-            if used.len() >= ONCE_MAX {
-                used.clear();
-            }
+        let is_first = used.get(&key, now)?.is_none();
+        if is_first {
+            used.insert(key.into(), (), now);
         }
-        let since = used.insert((room.to_owned(), key.to_owned()), now);
-        since.is_none_or(|since| now.duration_since(since) >= KEY_TTL)
+        Ok(is_first)
     }
+
+    /// Gives back what time has made superfluous.
+    pub(super) fn sweep(&self) {
+        self.used.lock().forget(std::time::Instant::now());
+    }
+}
+
+/// What was published with a key that is forgotten too soon would be published
+/// twice; so no more keys are taken than can be remembered.
+pub(super) fn too_many_keys() -> Refusal {
+    let reason = "too many idempotency keys within ten minutes";
+    Refusal { reason: reason.into(), ..Refusal::TOO_MANY_REQUESTS }
 }
 
 /// A refusal as instances tell each other.
@@ -165,6 +181,7 @@ impl Router {
         let generation = self.generation();
         check_name(room, generation.config.limits.name_length)?;
         let Message { payload, tags, skip_history, key } = message;
+        check_size(&generation, payload, tags)?;
         if key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX) {
             let reason = format!("bad request: an idempotency key has 1 to {KEY_MAX} bytes");
             return Err(Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST });
@@ -179,22 +196,64 @@ impl Router {
         if let Some(keep) = keep {
             return self.publish_kept(room, keep, message).await.map(Some);
         }
-        if let Some(key) = key
-            && !self.is_first(room, key).await?
-        {
-            return Ok(None);
+        if let Some(key) = key {
+            return self.publish_once(room, personal, message, key).await.map(|()| None);
         }
+        self.publish_live(&generation, room, personal, message);
+        Ok(None)
+    }
+
+    fn publish_live(
+        self: &Arc<Self>,
+        generation: &Generation,
+        room: &str,
+        personal: Option<&str>,
+        message: &Message<'_>,
+    ) {
+        let Message { payload, tags, .. } = message;
         let mut batch = Batch::new(&self.flusher);
         match personal {
             Some(user) => {
-                let delivery = Delivery { to: vec![Target::User(user.to_owned())], except: Vec::new(), payload: None };
-                let delivered = self.deliver_to(&generation, &delivery, payload, None, tags, &mut batch);
+                let delivered = self.deliver_to(generation, &to_user(user), payload, None, tags, &mut batch);
                 self.metrics.deliveries.inc_by(delivered.queued as u64);
             }
             None => self.deliver_live(room, payload, None, tags, &mut batch),
         }
         self.metrics.published.inc();
-        Ok(None)
+    }
+
+    /// To a room that keeps nothing, if the key is new there. Nothing may come
+    /// between noting the key and publishing: whoever asks again after it was
+    /// interrupted is told that it is done.
+    async fn publish_once(
+        self: &Arc<Self>,
+        room: &str,
+        personal: Option<&str>,
+        message: &Message<'_>,
+        key: &str,
+    ) -> Result<(), Refusal> {
+        let Message { payload, tags, .. } = message;
+        let Some(cluster) = &self.cluster else {
+            if self.service.once(room, key).map_err(|Full| too_many_keys())? {
+                self.publish_live(&self.generation(), room, personal, message);
+            }
+            return Ok(());
+        };
+        let is_new = match personal {
+            Some(user) => {
+                let delivery = to_user(user);
+                let body = Body::Delivery(Routed::new(cluster.delivery_id(), &delivery, payload, None, tags));
+                cluster.publish_once(Once::User(user), key, body, KEY_TTL).await
+            }
+            None => {
+                let body = publication(room, 0, 0, payload, None, tags);
+                cluster.publish_once(Once::Room(room), key, body, KEY_TTL).await
+            }
+        };
+        if is_new.map_err(refusal)? {
+            self.metrics.published.inc();
+        }
+        Ok(())
     }
 
     async fn publish_kept(
@@ -219,16 +278,12 @@ impl Router {
         Ok(appended.position)
     }
 
-    async fn is_first(&self, room: &str, key: &str) -> Result<bool, Refusal> {
-        match &self.cluster {
-            Some(cluster) => cluster.once(room, key, KEY_TTL).await.map_err(refusal),
-            None => Ok(self.service.once(room, key)),
-        }
-    }
-
     /// The server sends a message to some targets; returns how many
     /// connections here it was put into the outboxes of. `is_local`: to no
     /// other instance, and no history keeps it.
+    ///
+    /// # Errors
+    /// If it is too large for any outbox.
     pub fn send(
         self: &Arc<Self>,
         to: Vec<Target>,
@@ -236,8 +291,9 @@ impl Router {
         payload: &Payload,
         tags: &[Tag<'_>],
         is_local: bool,
-    ) -> usize {
+    ) -> Result<usize, Refusal> {
         let generation = self.generation();
+        check_size(&generation, payload, tags)?;
         let mut delivery = Delivery { to, except, payload: None };
         let mut batch = Batch::new(&self.flusher);
         self.metrics.published.inc();
@@ -249,7 +305,7 @@ impl Router {
             self.deliver_to(&generation, &delivery, payload, None, tags, &mut batch)
         };
         self.metrics.deliveries.inc_by(delivered.queued as u64);
-        delivered.queued
+        Ok(delivered.queued)
     }
 
     /// Does something with connections, wherever they are, and waits until the
@@ -345,6 +401,22 @@ impl Router {
     }
 }
 
+fn to_user(user: &str) -> Delivery {
+    Delivery { to: vec![Target::User(user.to_owned())], except: Vec::new(), payload: None }
+}
+
+/// A message that fits no outbox would close everybody who is to get it as
+/// slow.
+fn check_size(generation: &Generation, payload: &Payload, tags: &[Tag<'_>]) -> Result<(), Refusal> {
+    let max = generation.config.limits.outbox / 2;
+    let tags: usize = tags.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if payload.to_json().len() + tags <= max {
+        return Ok(());
+    }
+    let reason = format!("limit exceeded: a message has at most {max} bytes, half of `limits.outbox`");
+    Err(Refusal { reason: reason.into(), ..Refusal::LIMIT_EXCEEDED })
+}
+
 /// What makes no sense is said at once, also if nobody is there.
 fn check_act(generation: &Generation, act: &Act<'_>) -> Result<(), Refusal> {
     let bad = |reason: &'static str| Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST };
@@ -360,5 +432,20 @@ fn check_act(generation: &Generation, act: &Act<'_>) -> Result<(), Refusal> {
             Err(bad("bad request: a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes"))
         }
         What::Close(..) | What::SetInfo(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_said_in_many_rooms_is_known_in_all_of_them() {
+        let service = Service::default();
+        for n in 0..ONCE_MAX {
+            assert_eq!(service.once(&n.to_string(), "key"), Ok(true));
+        }
+        assert!((0..ONCE_MAX).all(|n| service.once(&n.to_string(), "key") == Ok(false)));
+        assert_eq!(service.once("one more", "key"), Err(Full), "none is forgotten for it");
     }
 }

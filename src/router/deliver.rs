@@ -1,10 +1,10 @@
 //! From targets to outboxes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
-use super::{Envelope, OnKept, Published, Router, is_personal, remote::refusal};
+use super::{Envelope, OnKept, Published, Router, api::too_many_keys, as_user, is_personal, remote::refusal};
 use crate::{
     cluster::{
         Cluster,
@@ -16,7 +16,7 @@ use crate::{
     id::ConnectionId,
     plugin::{Delivery, Lookup, Unavailable},
     protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
-    room::history::Appended,
+    room::{history::Appended, keys::Full},
     session::flusher::Batch,
 };
 
@@ -46,29 +46,56 @@ impl Router {
     /// Delivers a message that has passed its hooks.
     pub(super) fn deliver(
         self: &Arc<Self>,
-        generation: &Generation,
-        envelope: &Envelope<'_>,
+        generation: &Arc<Generation>,
+        envelope: Envelope<'_>,
         tags: &[Tag<'_>],
         on_kept: impl FnOnce(Result<Appended, Refusal>) + Send + 'static,
         batch: &mut Batch<'_>,
     ) -> Result<Published, Refusal> {
-        let mut published = Published::Now;
-        if envelope.keep {
-            let Envelope { room, payload, sender, .. } = envelope;
-            let keep = generation.room(room).and_then(|(entry, _)| entry.history);
-            match keep {
-                Some(keep) => {
-                    published = self.append(room, keep, payload, Some(sender), tags, None, Box::new(on_kept), batch);
-                }
-                None => self.deliver_live(room, payload, Some(sender), tags, batch),
+        let Envelope { room, payload, sender, keep, deliveries, .. } = envelope;
+        let keeps = generation.room(room).and_then(|(entry, _)| entry.history).filter(|_| keep);
+        let Some(keeps) = keeps else {
+            if keep {
+                self.deliver_live(room, &payload, Some(sender), tags, batch);
             }
+            self.deliver_each(generation, &deliveries, &payload, sender, tags, batch);
+            return Ok(Published::Now);
+        };
+        if self.cluster.is_none() || deliveries.is_empty() {
+            let on_kept = Box::new(on_kept);
+            let published = self.append(room, keeps, &payload, Some(sender), tags, None, on_kept, batch);
+            self.deliver_each(generation, &deliveries, &payload, sender, tags, batch);
+            return Ok(published);
         }
-        for delivery in &envelope.deliveries {
-            let payload = delivery.payload.as_ref().unwrap_or(&envelope.payload);
-            let delivered = self.deliver_to(generation, delivery, payload, Some(envelope.sender), tags, batch);
+        // Whoever is told that its message was not delivered must be able to
+        // believe it: nobody gets a copy before it is kept.
+        let (router, generation) = (Arc::clone(self), Arc::clone(generation));
+        let (copied, told, stamp) = (payload.clone(), sender.clone(), owned(tags));
+        let on_kept = Box::new(move |kept: Result<Appended, Refusal>| {
+            if kept.is_ok() {
+                let mut batch = Batch::new(&router.flusher);
+                router.deliver_each(&generation, &deliveries, &copied, &told, &stamp, &mut batch);
+            }
+            on_kept(kept);
+        });
+        Ok(self.append(room, keeps, &payload, Some(sender), tags, None, on_kept, batch))
+    }
+
+    /// Delivers the copies of a message.
+    fn deliver_each(
+        self: &Arc<Self>,
+        generation: &Generation,
+        deliveries: &[Delivery],
+        payload: &Payload,
+        sender: &MemberInfo,
+        tags: &[Tag<'_>],
+        batch: &mut Batch<'_>,
+    ) {
+        for delivery in deliveries {
+            let payload = delivery.payload.as_ref().unwrap_or(payload);
+            let delivered = self.deliver_to(generation, delivery, payload, Some(sender), tags, batch);
             self.metrics.deliveries.inc_by(delivered.queued as u64);
         }
-        Ok(published)
     }
 
     /// To a room that keeps nothing, here and elsewhere.
@@ -105,7 +132,7 @@ impl Router {
         let body = publication(room, 0, 0, payload, sender, tags);
         let Some(cluster) = &self.cluster else {
             let frame = Bytes::from(Frame { origin: self.boot, body }.encode());
-            let appended = self.memory.append(room, frame, keep, key, |position| {
+            let appended = self.memory.append(room, frame, keep, key, Instant::now(), |position| {
                 let data = payload.to_json();
                 let push = Push::Publication { room, data: &data, sender, tags, offset: position.offset };
                 let placed = self.hub.deliver_at(room, position, &Broadcast::new(push), batch);
@@ -115,7 +142,7 @@ impl Router {
                     Placed::Before | Placed::Nobody => {}
                 }
             });
-            on_kept(Ok(appended));
+            on_kept(appended.map_err(|Full| too_many_keys()));
             return Published::Now;
         };
         cluster.append(room, body, keep, key, |kept| on_kept(kept.map_err(refusal)));
@@ -132,6 +159,11 @@ impl Router {
         tags: &[Tag<'_>],
         batch: &mut Batch<'_>,
     ) -> Delivered {
+        if delivery.to.iter().any(|target| as_user(generation, target).is_some()) {
+            let to = delivery.to.iter().map(|target| as_user(generation, target).unwrap_or_else(|| target.clone()));
+            let delivery = &Delivery { to: to.collect(), ..delivery.clone() };
+            return self.deliver_to(generation, delivery, payload, sender, tags, batch);
+        }
         // Rooms that keep messages keep these too; each has an order of its own.
         let keeps = |room: &str| generation.room(room).and_then(|(entry, _)| entry.history);
         for target in &delivery.to {
@@ -139,13 +171,28 @@ impl Router {
                 && delivery.except.is_empty()
                 && let Some(keep) = keeps(room)
             {
-                self.append(room, keep, payload, sender, tags, None, Box::new(|_| {}), batch);
+                let on_kept = self.on_copy_kept(room);
+                self.append(room, keep, payload, sender, tags, None, on_kept, batch);
             }
         }
         if let Some(cluster) = &self.cluster {
             self.send_on(cluster, generation, delivery, payload, sender, tags);
         }
         self.deliver_here(generation, delivery, payload, sender, tags, batch)
+    }
+
+    /// Nobody waits for what becomes of a copy, so those who look after the
+    /// gateway are told.
+    fn on_copy_kept(&self, room: &str) -> OnKept {
+        let (lost, room) = (self.metrics.copies_lost.clone(), room.to_owned());
+        Box::new(move |kept| {
+            let Err(refusal) = kept else { return };
+            // Once a power of two: a Redis that is full must not fill the log.
+            let n = lost.inc() + 1;
+            if n.is_power_of_two() {
+                tracing::warn!(room, lost = n, "a copy could not be kept and is not delivered: {}", refusal.reason);
+            }
+        })
     }
 
     /// Sends a delivery to the instances that may have to do with it.
@@ -274,7 +321,7 @@ impl Router {
     }
 }
 
-fn publication<'a>(
+pub(super) fn publication<'a>(
     room: &'a str,
     stream: u32,
     n: u64,
@@ -290,4 +337,8 @@ fn publication<'a>(
         payload: payload.into(),
         tags: borrowed(tags),
     })
+}
+
+fn owned(tags: &[Tag<'_>]) -> Vec<Tag<'static>> {
+    tags.iter().map(|(name, value)| (name.to_string().into(), value.to_string().into())).collect()
 }

@@ -35,8 +35,21 @@ const USERS: usize = 10_000;
 /// What this instance has taken for each user.
 #[derive(Debug, Default)]
 pub(super) struct UserLimits {
-    shares: Mutex<HashMap<UserId, Share>>,
+    shares: Mutex<Shares>,
     down_until: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Shares {
+    by_user: HashMap<UserId, Share>,
+    /// With so many, those who asked nothing lately are looked for.
+    sweep_at: usize,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self { by_user: HashMap::new(), sweep_at: USERS }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +77,12 @@ enum Looked {
 impl UserLimits {
     fn look(&self, user: &UserId, rate: Rate, now: Instant) -> Looked {
         let mut shares = self.shares.lock();
-        if shares.len() > USERS {
+        let Shares { by_user: shares, sweep_at } = &mut *shares;
+        if shares.len() >= *sweep_at {
             shares.retain(|_, share| share.used + rate.per > now);
+            // All may be active: then looking pays only once they are twice as
+            // many.
+            *sweep_at = USERS.max(2 * shares.len());
         }
         let fresh =
             Share { tokens: 0, is_asking: false, not_before: now, used: now, level: rate.count as f64, level_at: now };
@@ -83,7 +100,7 @@ impl UserLimits {
     }
 
     fn add(&self, user: &UserId, tokens: u64, retry_after: Duration) {
-        if let Some(share) = self.shares.lock().get_mut(user) {
+        if let Some(share) = self.shares.lock().by_user.get_mut(user) {
             share.tokens += tokens;
             share.is_asking = false;
             if tokens == 0 {
@@ -95,7 +112,7 @@ impl UserLimits {
     /// Takes from this instance's own bucket.
     fn take_here(&self, user: &UserId, rate: Rate, now: Instant) -> Result<(), Duration> {
         let mut shares = self.shares.lock();
-        let Some(share) = shares.get_mut(user) else { return Ok(()) };
+        let Some(share) = shares.by_user.get_mut(user) else { return Ok(()) };
         share.is_asking = false;
         let refill = now.duration_since(share.level_at).as_secs_f64() * rate.per_second();
         share.level = (share.level + refill).min(rate.count as f64);
@@ -173,5 +190,28 @@ impl Router {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn active_users_are_not_looked_through_at_each_command() {
+        let (limits, start) = (UserLimits::default(), Instant::now());
+        let rate = Rate { count: 10, per: Duration::from_secs(10) };
+        let user = |n: usize| UserId::from(n.to_string());
+        for n in 0..3 * USERS {
+            limits.look(&user(n), rate, start);
+        }
+        let shares = limits.shares.lock();
+        assert_eq!((shares.by_user.len(), shares.sweep_at), (3 * USERS, 4 * USERS), "two looks for 30,000 commands");
+        drop(shares);
+        for n in 3 * USERS..=4 * USERS {
+            limits.look(&user(n), rate, start + rate.per);
+        }
+        let shares = limits.shares.lock();
+        assert_eq!((shares.by_user.len(), shares.sweep_at), (USERS + 1, 2 * USERS), "who asked nothing is forgotten");
     }
 }

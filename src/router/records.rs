@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Envelope, Router, join::check_name, may_publish, remote::refusal, run_hooks};
+use super::{Envelope, Router, is_personal, join::check_name, may_publish, remote::refusal, run_hooks};
 use crate::{
     cluster::{RecordWrite, envelope::Change},
     config::RecordsConfig,
@@ -158,7 +158,7 @@ impl Router {
             membership.ok_or(Refusal::PERMISSION_DENIED)?;
             return Ok(json!({ "records": to_json(self.records(room).await?) }).to_string());
         }
-        if !may_publish(entry, membership.as_ref()) {
+        if !may_publish(entry, membership.as_ref()) || is_personal(&generation, room) {
             return Err(Refusal::PERMISSION_DENIED);
         }
         let version = match &asked["version"] {

@@ -134,5 +134,5 @@ async fn register(
             cluster.exit(room, &connection.id_text);
         }
     }
-    entered
+    entered.map(|_| ())
 }

@@ -12,7 +12,11 @@ use tokio::{
 use crate::{
     cluster::{ROOMS, gateways},
     support::{
-        PATIENCE, TestClient, TestGateway, eventually, fixture, instance::Instance, plugin_config, redis::RedisServer,
+        PATIENCE, TestClient, TestGateway, eventually, fixture,
+        instance::Instance,
+        plugin_config,
+        proxy::{Direction, FaultProxy, Which},
+        redis::RedisServer,
         until,
     },
 };
@@ -572,7 +576,7 @@ async fn a15_what_is_for_one_connection_is_heard_by_one_instance() {
     for n in 0..1_000 {
         let router = gateways[0].gateway.router();
         let target = wayleave::config::Target::parse(&to).unwrap();
-        router.send(vec![target], Vec::new(), &wayleave::protocol::Payload::Text(n.to_string()), &[], false);
+        router.send(vec![target], Vec::new(), &wayleave::protocol::Payload::Text(n.to_string()), &[], false).unwrap();
     }
     for n in 0..1_000 {
         assert_eq!(client.push().await["message"]["data"], json!(n));
@@ -628,6 +632,75 @@ async fn r33_a_storm_of_retries_on_two_instances_is_one_message() {
     }
     let history = result(address(&gateways[1]), "history", json!({ "channel": "kept:1" })).await;
     assert_eq!(history["offset"], json!(10));
+}
+
+/// Its name as a target means the user, on whichever instance it is.
+#[tokio::test]
+async fn a_users_own_room_as_a_target_is_the_user_everywhere() {
+    let redis = RedisServer::start().await;
+    let more = format!(
+        "{API}\n[server]\npersonal_rooms = true\n[[rooms]]\nmatch = \"user:*\"\npublish = \"members\"\n\
+         history = {{ size = 10 }}\nrecords = {{}}\n"
+    );
+    let [a, b] = gateways::<2>(&redis, &more).await;
+    let (mut on_a, mut on_b) = (a.user("ada").await, b.user("ada").await);
+    result(address(&a), "send", json!({ "to": ["room:user:ada"], "data": 1 })).await;
+    for client in [&mut on_a, &mut on_b] {
+        assert_eq!(client.heard("user:ada").await, json!(1));
+        client.heard_nothing().await;
+    }
+    let call = json!({ "method": "wayleave.record", "data": { "room": "user:ada", "record": "d", "set": 1 } });
+    assert_eq!(on_a.refused("rpc", call).await, 103);
+}
+
+#[tokio::test]
+async fn what_fits_no_outbox_is_refused_and_closes_nobody() {
+    let gateway = TestGateway::start(&format!("{API}{ROOMS}\n[limits]\noutbox = \"128KiB\"\n")).await;
+    let at = address(&gateway);
+    let mut client = gateway.client().await;
+    client.join("plain:1").await;
+    client.join("kept:1").await;
+    let large = "x".repeat(65 << 10);
+    for room in ["plain:1", "kept:1"] {
+        assert_eq!(error(at, "publish", json!({ "channel": room, "data": large })).await, 106);
+        let both = result(at, "broadcast", json!({ "channels": [room], "data": large })).await;
+        assert_eq!(both["responses"][0]["error"]["code"], json!(106), "{both}");
+    }
+    assert_eq!(error(at, "send", json!({ "to": ["everyone"], "data": large })).await, 106);
+    result(at, "publish", json!({ "channel": "plain:1", "data": "small" })).await;
+    assert_eq!(client.heard("plain:1").await, json!("small"));
+}
+
+/// R20: the answer of Redis is lost, and the one that asked tries again.
+#[tokio::test]
+async fn a_publish_whose_answer_was_lost_was_heard_once_everywhere() {
+    let redis = RedisServer::start().await;
+    let proxy = FaultProxy::start(redis.address()).await;
+    let more = format!("{API}\n[server]\npersonal_rooms = true\n");
+    let a = crate::cluster::gateway(&proxy.url(), "a", &more).await;
+    let b = crate::cluster::gateway(&redis.url(), "b", &more).await;
+    let (mut on_a, mut on_b) = (a.user("ann").await, b.user("ann").await);
+    for client in [&mut on_a, &mut on_b] {
+        client.join("plain:1").await;
+    }
+    for room in ["plain:1", "user:ann"] {
+        let publish = json!({ "channel": room, "data": room, "idempotency_key": "k" });
+        // Only what is asked is lost: what is heard comes on another connection.
+        proxy.freeze_only(Which::Others, Direction::ToClient);
+        assert_eq!(error(address(&a), "publish", publish.clone()).await, 100, "the outcome is not known");
+        assert_eq!(on_b.heard(room).await, json!(room));
+        proxy.heal();
+        let router = std::sync::Arc::clone(a.gateway.router());
+        until("a is back", async || router.cluster.as_ref().unwrap().trouble().is_none()).await;
+        until("the same is answered", async || {
+            call(address(&a), "publish", publish.clone()).await.get("result").is_some()
+        })
+        .await;
+        assert_eq!(on_a.heard(room).await, json!(room));
+        for client in [&mut on_a, &mut on_b] {
+            client.heard_nothing().await;
+        }
+    }
 }
 
 #[tokio::test]

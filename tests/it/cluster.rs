@@ -188,7 +188,7 @@ async fn u6_a_users_commands_are_limited_over_all_instances() {
 async fn m11_concurrent_merges_lose_nothing_and_patches_converge() {
     let redis = RedisServer::start().await;
     let more = "[limits]\ncommands_burst = 100000\ncommands_per_second = 100000\n\
-                [[rooms]]\nmatch = \"doc:*\"\npublish = \"members\"\nrecords = { size = \"64KiB\" }";
+                [[rooms]]\nmatch = \"doc:*\"\npublish = \"members\"\nrecords = { count = 4, size = \"64KiB\" }";
     let [a, b] = gateways::<2>(&redis, more).await;
     let mut follower = b.client().await;
     follower.join("doc:1").await;
@@ -412,4 +412,42 @@ async fn who_is_in_a_room_is_known_as_the_config_has_it_now() {
     n_seen(2).await;
     eve.leave().await;
     n_seen(1).await;
+}
+
+/// A publish that is answered with "not delivered" was not, also not by a
+/// route; and a copy that cannot be kept is counted.
+#[tokio::test]
+async fn a_full_redis_lets_no_copy_out_of_what_it_does_not_keep() {
+    let redis = RedisServer::start().await;
+    let more = "[[routes]]\nroom = \"kept:from\"\nto = [\"room:plain:copy\", \"room:kept:copy\"]\n\
+                [[routes]]\nroom = \"plain:from\"\nto = [\"room:kept:copy\"]\n";
+    let [a, b] = gateways::<2>(&redis, more).await;
+    let (mut client, mut here, mut there) = (a.client().await, a.client().await, b.client().await);
+    for member in [&mut here, &mut there] {
+        member.join("plain:copy").await;
+        member.join("kept:copy").await;
+    }
+    client.publish("kept:from", json!(1)).await;
+    for member in [&mut here, &mut there] {
+        let mut rooms = [member.push().await, member.push().await].map(|push| push["channel"].clone().to_string());
+        rooms.sort();
+        assert_eq!(rooms, ["\"kept:copy\"", "\"plain:copy\""]);
+    }
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    assert_eq!(client.refused("publish", json!({ "channel": "kept:from", "data": 2 })).await, 108);
+    for member in [&mut here, &mut there] {
+        member.heard_nothing().await;
+    }
+    let lost = || a.metric("wayleave_copies_lost_total");
+    assert!(lost() < 0.1);
+    client.publish("plain:from", json!(3)).await;
+    eventually("a copy that is lost is counted", || lost() > 0.9).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    client.publish("kept:from", json!(4)).await;
+    for member in [&mut here, &mut there] {
+        for _ in 0..2 {
+            assert_eq!(member.push().await["pub"]["data"], json!(4));
+        }
+        member.heard_nothing().await;
+    }
 }

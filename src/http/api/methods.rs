@@ -389,7 +389,7 @@ fn send(web: &Web, parameters: &[u8]) -> Answer {
     few("to", &wire.to, TARGETS_MAX)?;
     let (to, except) = (wire::targets("to", &wire.to)?, wire::targets("except", &wire.except)?);
     let payload = wire::payload(wire.data, wire.b64data.as_deref())?;
-    let here = web.router.send(to, except, &payload, &wire::tags(wire.tags), wire.local);
+    let here = web.router.send(to, except, &payload, &wire::tags(wire.tags), wire.local)?;
     ok(json!({ "here": here }))
 }
 

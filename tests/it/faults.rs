@@ -15,6 +15,7 @@ use crate::support::{
 };
 
 mod chaos;
+mod cleaning;
 mod death;
 mod failover;
 mod links;

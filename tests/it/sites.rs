@@ -397,7 +397,8 @@ mod checks {
         let mut ann = site.user(0, "ann").await;
         let mut eve = site.user(1, "eve").await;
         assert_eq!(eve.refused("subscribe", json!({ "channel": "user:ann" })).await, 103);
-        assert_eq!(eve.refused("publish", json!({ "channel": "user:ann", "data": 1 })).await, 103);
+        // No entry of the config matches it: for clients there is no such room.
+        assert_eq!(eve.refused("publish", json!({ "channel": "user:ann", "data": 1 })).await, 102);
         assert_eq!(ann.refused("unsubscribe", json!({ "channel": "user:ann" })).await, 103);
         result(site.api(2), "send", json!({ "to": ["user:ann"], "data": 2 })).await;
         assert_eq!(ann.push().await["pub"]["data"], json!(2));
@@ -528,8 +529,11 @@ mod checks {
             ids.insert(client.id.clone());
             all.push(client);
         }
-        for (method, list) in [("connections", "connections"), ("members", "members")] {
-            let (mut found, mut parameters) = (Vec::new(), json!({ "channel": "live:1", "limit": 3 }));
+        for (method, list, parameters) in [
+            ("connections", "connections", json!({ "limit": 3 })),
+            ("members", "members", json!({ "channel": "live:1", "limit": 3 })),
+        ] {
+            let (mut found, mut parameters) = (Vec::new(), parameters);
             loop {
                 let page = result(site.api(1), method, parameters.clone()).await;
                 found.extend(page[list].as_array().unwrap().iter().map(|it| it["client"].as_str().unwrap().to_owned()));

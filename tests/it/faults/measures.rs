@@ -134,7 +134,7 @@ async fn g10_a_broadcast_costs_a_frame_for_each_instance() {
 
 /// A16, G5: memory by connection, over two instances.
 #[tokio::test(flavor = "multi_thread")]
-async fn a16_a_ladder_of_idle_connections() {
+async fn a16_g5_a_ladder_of_idle_connections() {
     let redis = RedisServer::start().await;
     let mut all = Vec::new();
     for name in ["a", "b"] {

@@ -107,7 +107,9 @@ async fn m12_a_hundred_who_join_midway_see_one_run() {
         joining.spawn(async move {
             tokio::time::sleep(Duration::from_millis(15 * n as u64)).await;
             let mut client = TestClient::connect(&url, json!({})).await;
-            let top = client.ask("history", json!({ "channel": "kept:1" })).await["history"].take();
+            let top = client.ask("subscribe", json!({ "channel": "kept:1" })).await["subscribe"].take();
+            client.leave().await;
+            let mut client = TestClient::connect(&url, json!({})).await;
             let mut from = place(&top);
             from.offset -= LAST;
             let joined = resume(&mut client, "kept:1", &from).await;

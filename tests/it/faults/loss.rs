@@ -73,7 +73,6 @@ async fn a7_buffers_toward_clients_and_toward_redis_are_bounded_and_counted() {
     const N: u64 = 1_500;
     let redis = RedisServer::start().await;
     let proxy = FaultProxy::start(redis.address()).await;
-    // The first entry of a section counts; rooms and limits of all tests follow.
     let bus = format!("url = \"{}\"\nqueue = \"1MiB\"", proxy.url());
     let config = format!(
         "[bus]\nkind = \"redis\"\n{bus}\n[cluster]\nname = \"a\"\n{FAST}\n{}",

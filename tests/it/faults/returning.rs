@@ -264,9 +264,9 @@ async fn m17_all_clients_of_an_instance_that_ends_are_back_elsewhere() {
         balancer.set(vec![b.addr()]);
         let ended = Instant::now();
         if is_crash {
-            a.kill()
+            a.kill();
         } else {
-            a.terminate_soon()
+            a.terminate_soon();
         }
         let mut coming = JoinSet::new();
         for (n, mut client) in clients.into_iter().enumerate() {

@@ -119,7 +119,7 @@ async fn a7_buffers_toward_clients_and_toward_redis_are_bounded_and_counted() {
 #[tokio::test]
 async fn a17_without_redis_local_rooms_go_on_and_joins_are_refused_for_now() {
     let mut redis = RedisServer::start().await;
-    let [a] = gateways::<1>(&redis).await;
+    let a = gateway(&format!("{}\ntimeout = \"500ms\"", url(&redis)), "a", FAST).await;
     let rooms = ["plain:1".to_owned(), "live:1".to_owned()];
     let near = Listener::of(member(&a.url(), "ann", &rooms).await);
     let mut client = member(&a.url(), "bob", &rooms).await;

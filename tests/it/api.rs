@@ -53,7 +53,7 @@ async fn call(address: SocketAddr, method: &str, parameters: Value) -> Value {
 
 /// The result of a method that succeeds.
 #[track_caller]
-fn result(address: SocketAddr, method: &'static str, parameters: Value) -> impl Future<Output = Value> {
+pub fn result(address: SocketAddr, method: &'static str, parameters: Value) -> impl Future<Output = Value> {
     let caller = std::panic::Location::caller();
     async move {
         let mut reply = call(address, method, parameters).await;
@@ -63,7 +63,7 @@ fn result(address: SocketAddr, method: &'static str, parameters: Value) -> impl 
 }
 
 /// The code of the error of a method that fails.
-async fn error(address: SocketAddr, method: &str, parameters: Value) -> u64 {
+pub async fn error(address: SocketAddr, method: &str, parameters: Value) -> u64 {
     let reply = call(address, method, parameters).await;
     reply["error"]["code"].as_u64().unwrap_or_else(|| panic!("{method}: {reply}"))
 }

@@ -15,14 +15,19 @@ use crate::support::{
 };
 
 mod chaos;
+mod cleaning;
 mod death;
+mod decisions;
 mod failover;
 mod links;
+mod loss;
+mod measures;
 mod messages;
 mod model;
 mod modes;
 mod outage;
 mod partition;
+mod returning;
 mod rolling;
 mod wrong;
 

@@ -20,5 +20,6 @@ mod infra;
 mod plugins;
 mod reload;
 mod rooms;
+mod sites;
 mod slow;
 mod support;

@@ -340,7 +340,16 @@ impl Cluster {
     }
 
     fn publish(&self, topic: String, body: Body<'_>) {
+        let waits = matches!(body, Body::Delivery(_));
         self.publisher.publish(topic, Frame { origin: self.boot, body }.encode());
+        if !waits {
+            self.publisher.flush();
+        }
+    }
+
+    /// Sends the messages that wait until those who are here have theirs.
+    pub fn flush(&self) {
+        self.publisher.flush_due();
     }
 
     /// Tells the copies of one delivery.

@@ -80,6 +80,8 @@ impl Gateway {
             let receiver: Arc<dyn Receiver> = Arc::new(Remote(Arc::downgrade(&router)));
             tracing::info!(instance = %boot, name = cluster.name(), "one of a cluster");
             starter.start(cluster, &receiver, &tasks, &end);
+            let sending = Arc::clone(cluster);
+            flusher.then(move || sending.flush());
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
             tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
         }

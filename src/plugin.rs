@@ -379,7 +379,8 @@ impl Plugin {
     }
 }
 
-fn without_blocking<T>(work: impl FnOnce() -> T) -> T {
+/// Does what may take long; other tasks of the thread go on elsewhere.
+pub(crate) fn without_blocking<T>(work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current().map(|handle| handle.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),

@@ -1,9 +1,9 @@
 //! Publishing: frames that nobody answers, on a connection of their own.
 //!
 //! Whoever publishes numbers its frame and puts it into the queue under one
-//! lock, so that frames leave in the order of their numbers, and then writes
-//! what waits to the socket itself. Handing it to a task would cost more than
-//! the write: two wakes for each message. If somebody else is writing, or the
+//! lock, so that frames leave in the order of their numbers. Once those who are
+//! here have theirs, it writes what waits to the socket itself: handing it to a
+//! task would cost two wakes for each message. If somebody else is writing, or the
 //! kernel takes no more, the frame waits for them: the busier it gets, the more
 //! goes out in one write.
 //!
@@ -58,6 +58,8 @@ pub(super) struct Publisher {
     wake: Notify,
     /// The task writes, not those who publish.
     by_task: AtomicBool,
+    /// Something waits that nobody has begun to write.
+    is_due: AtomicBool,
     /// Bytes that may wait.
     max: usize,
     /// What has waited longer is not sent any more.
@@ -119,24 +121,29 @@ impl Publisher {
         // Another run must not seem to go on counting.
         let queue = Queue { streams: u32::from_le_bytes(crate::id::random_bytes()), ..Queue::default() };
         let (queue, pen) = (Mutex::new(queue), Mutex::default());
-        Self { queue, pen, wake: Notify::new(), by_task: AtomicBool::new(false), max, fresh, metrics }
+        Self {
+            queue,
+            pen,
+            wake: Notify::new(),
+            by_task: AtomicBool::new(false),
+            is_due: AtomicBool::new(false),
+            max,
+            fresh,
+            metrics,
+        }
     }
 
-    /// Sends a frame.
+    /// Puts a frame on its way; the next flush takes it.
     pub(super) fn publish(&self, topic: String, frame: Vec<u8>) {
         self.put(&mut self.queue.lock(), topic, frame);
-        self.flush();
     }
 
-    /// Sends the next frame of a room, which is made of the number of its
-    /// series and its count in that.
+    /// Puts the next frame of a room on its way, which is made of the number of
+    /// its series and its count in that.
     pub(super) fn publish_counted(&self, room: &str, topic: String, frame: impl FnOnce(u32, u64) -> Vec<u8>) {
-        {
-            let mut queue = self.queue.lock();
-            let (stream, n) = queue.next(room);
-            self.put(&mut queue, topic, frame(stream, n));
-        }
-        self.flush();
+        let mut queue = self.queue.lock();
+        let (stream, n) = queue.next(room);
+        self.put(&mut queue, topic, frame(stream, n));
     }
 
     fn put(&self, queue: &mut Queue, topic: String, frame: Vec<u8>) {
@@ -147,10 +154,18 @@ impl Publisher {
         self.metrics.sent.inc();
         queue.bytes += waiting.len();
         queue.waiting.push_back(waiting);
+        self.is_due.store(true, Ordering::Release);
+    }
+
+    /// Writes what waits, if there is anything.
+    pub(super) fn flush_due(&self) {
+        if self.is_due.load(Ordering::Relaxed) && self.is_due.swap(false, Ordering::Acquire) {
+            self.flush();
+        }
     }
 
     /// Writes what waits, unless somebody is at it.
-    fn flush(&self) {
+    pub(super) fn flush(&self) {
         if self.by_task.load(Ordering::Acquire) {
             return self.wake.notify_one();
         }

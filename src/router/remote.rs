@@ -18,7 +18,7 @@ use crate::{
     config::{JoinLeave, Target},
     hub::{Placed, Seen},
     id::{BootId, ConnectionId, RoomName, UserId},
-    plugin::{Delivery, EventView},
+    plugin::{Delivery, EventView, without_blocking},
     protocol::{Broadcast, Close, MemberInfo, PastPublication, Payload, Push, Refusal, Tag},
     room::{Position, history::Kept},
     session::flusher::Batch,
@@ -295,7 +295,8 @@ impl Router {
                 let router = Arc::clone(self);
                 self.tasks.spawn(async move {
                     while let Some(order) = router.orders.next() {
-                        router.on_order(&order);
+                        // The thread may be the one that looks after all sockets.
+                        without_blocking(|| router.on_order(&order));
                         tokio::task::yield_now().await;
                     }
                 });

@@ -10,8 +10,9 @@
 //! between two rounds.
 
 use std::{
+    fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,9 +28,15 @@ use super::outbox::Outbox;
 const CHUNK: usize = 512;
 
 /// Who writes for which outboxes.
-#[derive(Debug)]
 pub struct Flusher {
     shards: Box<[Shard]>,
+    after: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for Flusher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flusher").field("shards", &self.shards).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -54,7 +61,13 @@ impl Flusher {
             background: Notify::new(),
             last: Mutex::new((Instant::now(), Duration::ZERO)),
         };
-        Self { shards: (0..shards.max(1)).map(|_| shard()).collect() }
+        Self { shards: (0..shards.max(1)).map(|_| shard()).collect(), after: OnceLock::new() }
+    }
+
+    /// Does this after each batch, once those who are here have theirs. Only
+    /// the first call counts.
+    pub fn then(&self, after: impl Fn() + Send + Sync + 'static) {
+        let _first = self.after.set(Box::new(after));
     }
 
     /// How many shards there are.
@@ -155,6 +168,9 @@ impl<'a> Batch<'a> {
             if !outboxes.is_empty() {
                 shard.flush(outboxes);
             }
+        }
+        if let Some(after) = self.flusher.after.get() {
+            after();
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Small things that all instances share: documents of rooms, buckets of
 //! tokens, plugins' values, and whose turn it is.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use redis::Value;
 
@@ -11,14 +11,17 @@ use super::{
     pipeline::{garbled, parse},
     script,
 };
+use crate::room::records::{Documents, Record};
 
 /// What became of writing a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordWrite {
     /// It has this version now.
     Written(u64),
-    /// Somebody was quicker: the version and document that are there.
-    Conflict(u64, String),
+    /// Somebody was quicker: what is there.
+    Conflict(Record),
+    /// The room has as many as it may.
+    Full,
 }
 
 /// What a bucket gave.
@@ -31,41 +34,35 @@ pub struct Granted {
 }
 
 impl Cluster {
-    /// All documents of a room with their versions; deleted ones are not among
-    /// them.
+    /// All documents of a room.
     ///
     /// # Errors
     /// If Redis does not answer.
-    pub async fn records(&self, room: &str) -> Result<Vec<(String, u64, String)>, BusError> {
+    pub async fn records(&self, room: &str) -> Result<Documents, BusError> {
         let key = self.keys.room(room, "records");
         let mut command = redis::cmd("HGETALL");
         command.arg(&key);
-        let all: std::collections::BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
-        let split = |(name, value): (String, String)| {
-            let (version, document) = value.split_once(' ')?;
-            Some((name, version.parse().ok()?, document.to_owned()))
-        };
-        Ok(all.into_iter().filter_map(split).filter(|(_, _, document)| !document.is_empty()).collect())
+        let mut all: BTreeMap<String, String> = parse(self.reader.one(command, &key).await?)?;
+        let floor = all.remove("").and_then(|floor| floor.parse().ok()).unwrap_or(0);
+        let records = all.into_iter().filter_map(|(name, value)| Some((name, document(&value)?))).collect();
+        Ok(Documents { floor, records })
     }
 
-    /// One document with its version; both are empty if there is none.
+    /// One document.
     ///
     /// # Errors
     /// If Redis does not answer.
-    pub async fn record(&self, room: &str, name: &str) -> Result<(u64, String), BusError> {
+    pub async fn record(&self, room: &str, name: &str) -> Result<Record, BusError> {
         let key = self.keys.room(room, "records");
-        let mut command = redis::cmd("HGET");
-        command.arg(&key).arg(name);
-        let value: Option<String> = parse(self.reader.one(command, &key).await?)?;
-        let split = |value: &String| {
-            let (version, document) = value.split_once(' ')?;
-            Some((version.parse().ok()?, document.to_owned()))
-        };
-        Ok(value.as_ref().and_then(split).unwrap_or_default())
+        let mut command = redis::cmd("HMGET");
+        command.arg(&key).arg(name).arg("");
+        let (value, floor): (Option<String>, Option<u64>) = parse(self.reader.one(command, &key).await?)?;
+        let none = Record { version: floor.unwrap_or(0), text: String::new() };
+        Ok(value.and_then(|value| document(&value)).unwrap_or(none))
     }
 
-    /// Writes a document that was read at `version`, 0 if there was none, and
-    /// tells the room. An empty document deletes it.
+    /// Writes a document that was read at `version` and tells the room, which
+    /// may have `count`. An empty document deletes it.
     ///
     /// # Errors
     /// If Redis does not answer.
@@ -75,18 +72,22 @@ impl Cluster {
         document: &str,
         change: Change<'_>,
         ttl: Duration,
+        count: usize,
     ) -> Result<RecordWrite, BusError> {
         let key = self.keys.room(&change.room, "records");
         let topic = self.keys.room_topic(&change.room);
         let name = change.name.as_ref().to_owned();
         let frame = Frame { origin: self.boot, body: Body::Record(change) }.encode();
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let arguments: [&dyn script::Argument; 7] =
-            [&name, &version, &document, &self.publish_command(), &topic, &frame, &ttl];
+        let arguments: [&dyn script::Argument; 8] =
+            [&name, &version, &document, &self.publish_command(), &topic, &frame, &ttl, &count];
         let answer: Vec<Value> = parse(self.write(script::RECORD.with(&[&key], &arguments), &key).await?)?;
         match answer.as_slice() {
             [Value::Int(1), version] => Ok(RecordWrite::Written(parse(version.clone())?)),
-            [_, version, document] => Ok(RecordWrite::Conflict(parse(version.clone())?, parse(document.clone())?)),
+            [Value::Int(2)] => Ok(RecordWrite::Full),
+            [_, version, document] => {
+                Ok(RecordWrite::Conflict(Record { version: parse(version.clone())?, text: parse(document.clone())? }))
+            }
             _ => Err(garbled()),
         }
     }
@@ -139,4 +140,10 @@ impl Cluster {
             _ => Err(garbled()),
         }
     }
+}
+
+/// A document as the script `record` keeps it.
+fn document(value: &str) -> Option<Record> {
+    let (version, text) = value.split_once(' ')?;
+    Some(Record { version: version.parse().ok()?, text: text.to_owned() })
 }

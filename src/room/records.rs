@@ -4,7 +4,10 @@
 //! version that it was made for, or is tried again on what is there; so no
 //! write is lost to another.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -32,9 +35,63 @@ pub enum Edit {
     Delete,
 }
 
+/// The documents of a room, and the versions of some that were deleted: a late
+/// writer must notice. As many are remembered as there may be documents.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Documents {
+    /// What is not among `records` has this version: it was deleted at that or
+    /// before, or it was never written.
+    pub floor: u64,
+    /// By name.
+    pub records: BTreeMap<String, Record>,
+}
+
+/// Why a document was not written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwritten {
+    /// It has another version.
+    Conflict,
+    /// The room has as many as it may.
+    Full,
+}
+
 /// The documents of one instance that is alone.
 #[derive(Debug, Default)]
-pub struct MemoryRecords(Mutex<HashMap<Box<str>, BTreeMap<String, Record>>>);
+pub struct MemoryRecords(Mutex<HashMap<Box<str>, Kept>>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    documents: Documents,
+    /// When they are given up, if nobody writes.
+    ends: Option<Instant>,
+}
+
+impl Documents {
+    /// One document.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Record {
+        self.records.get(name).cloned().unwrap_or(Record { version: self.floor, text: String::new() })
+    }
+
+    /// Those that are not deleted.
+    #[must_use]
+    pub fn into_live(self) -> Vec<(String, Record)> {
+        self.records.into_iter().filter(|(_, record)| !record.text.is_empty()).collect()
+    }
+
+    fn n_live(&self) -> usize {
+        self.records.values().filter(|record| !record.text.is_empty()).count()
+    }
+
+    /// Forgets deleted ones when there are many.
+    fn trim(&mut self, count: usize) {
+        if self.records.len() > 2 * count {
+            let dead = self.records.values().filter(|record| record.text.is_empty());
+            self.floor = dead.map(|record| record.version).max().unwrap_or(0).max(self.floor);
+            self.records.retain(|_, record| !record.text.is_empty());
+        }
+    }
+}
 
 impl Edit {
     /// As it is written in a call: `{"set": …}`, `{"patch": …}` or
@@ -85,31 +142,74 @@ fn merge(target: &mut Value, patch: &Value) {
 }
 
 impl MemoryRecords {
-    /// All documents of a room; deleted ones are not among them.
+    /// All documents of a room.
     #[must_use]
-    pub fn all(&self, room: &str) -> Vec<(String, Record)> {
+    pub fn all(&self, room: &str) -> Documents {
         let rooms = self.0.lock();
-        let records = rooms.get(room).into_iter().flatten().filter(|(_, record)| !record.text.is_empty());
-        records.map(|(name, record)| (name.clone(), record.clone())).collect()
+        let kept = rooms.get(room).filter(|kept| !kept.is_over(Instant::now()));
+        kept.map(|kept| kept.documents.clone()).unwrap_or_default()
     }
 
     /// One document.
     #[must_use]
     pub fn get(&self, room: &str, name: &str) -> Record {
-        self.0.lock().get(room).and_then(|records| records.get(name)).cloned().unwrap_or_default()
+        let rooms = self.0.lock();
+        let kept = rooms.get(room).filter(|kept| !kept.is_over(Instant::now()));
+        kept.map(|kept| kept.documents.get(name)).unwrap_or_default()
     }
 
-    /// Writes a document that was read at `version`; `tell` is told before
-    /// anybody else can write. None: somebody was quicker.
-    pub fn write(&self, room: &str, name: &str, version: u64, text: String, tell: impl FnOnce(u64)) -> Option<u64> {
+    /// Writes a document that was read at `version`, of a room that may have
+    /// `count` and keeps them for `ttl` after the last write, or for ever if
+    /// that is zero. `tell` is told before anybody else can write.
+    ///
+    /// # Errors
+    /// Why it is not written.
+    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
+    pub fn write(
+        &self,
+        room: &str,
+        name: &str,
+        version: u64,
+        text: String,
+        count: usize,
+        ttl: Duration,
+        tell: impl FnOnce(u64),
+    ) -> Result<u64, Unwritten> {
+        let now = Instant::now();
         let mut rooms = self.0.lock();
-        let record = rooms.entry(room.into()).or_default().entry(name.to_owned()).or_default();
-        if record.version != version {
-            return None;
+        let mut kept = rooms.remove(room).filter(|kept| !kept.is_over(now)).unwrap_or_default();
+        let written = kept.write(name, version, text, count);
+        if written.is_ok() {
+            kept.ends = (!ttl.is_zero()).then(|| now + ttl);
         }
-        *record = Record { version: version + 1, text };
-        tell(version + 1);
-        Some(version + 1)
+        if kept.documents != Documents::default() {
+            rooms.insert(room.into(), kept);
+        }
+        written.inspect(|version| tell(*version))
+    }
+
+    /// Gives up what nobody has written for so long as it is kept.
+    pub fn sweep(&self, now: Instant) {
+        self.0.lock().retain(|_, kept| !kept.is_over(now));
+    }
+}
+
+impl Kept {
+    fn is_over(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
+    }
+
+    fn write(&mut self, name: &str, version: u64, text: String, count: usize) -> Result<u64, Unwritten> {
+        let there = self.documents.get(name);
+        if there.version != version {
+            return Err(Unwritten::Conflict);
+        }
+        if there.text.is_empty() && !text.is_empty() && self.documents.n_live() >= count {
+            return Err(Unwritten::Full);
+        }
+        self.documents.records.insert(name.to_owned(), Record { version: version + 1, text });
+        self.documents.trim(count);
+        Ok(version + 1)
     }
 }
 
@@ -137,13 +237,46 @@ mod tests {
         check(json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}}));
     }
 
+    fn write(records: &MemoryRecords, name: &str, version: u64, text: &str) -> Result<u64, Unwritten> {
+        records.write("r", name, version, text.to_owned(), 2, Duration::ZERO, |_| {})
+    }
+
     #[test]
     fn a_write_on_an_old_version_is_refused() {
         let records = MemoryRecords::default();
-        assert_eq!(records.write("r", "a", 0, "1".into(), |_| {}), Some(1));
-        assert_eq!(records.write("r", "a", 0, "2".into(), |_| {}), None);
+        assert_eq!(write(&records, "a", 0, "1"), Ok(1));
+        assert_eq!(write(&records, "a", 0, "2"), Err(Unwritten::Conflict));
         assert_eq!(records.get("r", "a"), Record { version: 1, text: "1".into() });
-        assert_eq!(records.write("r", "a", 1, String::new(), |_| {}), Some(2));
-        assert!(records.all("r").is_empty(), "a deleted one keeps only its version");
+        assert_eq!(write(&records, "a", 1, ""), Ok(2));
+        assert!(records.all("r").into_live().is_empty(), "a deleted one keeps only its version");
+    }
+
+    #[test]
+    fn there_are_as_many_as_may_be_and_deleted_ones_are_forgotten_in_time() {
+        let records = MemoryRecords::default();
+        assert_eq!(write(&records, "a", 0, "1"), Ok(1));
+        assert_eq!(write(&records, "b", 0, "1"), Ok(1));
+        assert_eq!(write(&records, "c", 0, "1"), Err(Unwritten::Full));
+        assert_eq!(write(&records, "b", 1, ""), Ok(2));
+        for n in 0..100 {
+            let (name, version) = (format!("n{n}"), records.get("r", &format!("n{n}")).version);
+            write(&records, &name, version, "1").unwrap();
+            write(&records, &name, version + 1, "").unwrap();
+            assert!(records.all("r").records.len() <= 4);
+        }
+        assert_eq!(records.get("r", "a"), Record { version: 1, text: "1".into() });
+        assert_eq!(write(&records, "b", 2, "2"), Err(Unwritten::Conflict), "who read it before is late");
+        let version = records.get("r", "b").version;
+        assert_eq!(write(&records, "b", version, "2"), Ok(version + 1));
+    }
+
+    #[test]
+    fn what_nobody_writes_is_given_up() {
+        let records = MemoryRecords::default();
+        records.write("r", "a", 0, "1".into(), 2, Duration::from_secs(1), |_| {}).unwrap();
+        records.sweep(Instant::now());
+        assert_eq!(records.all("r").records.len(), 1);
+        records.sweep(Instant::now() + Duration::from_secs(1));
+        assert_eq!(records.all("r"), Documents::default());
     }
 }

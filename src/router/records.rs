@@ -4,7 +4,11 @@
 //! document. What a member knows is the version: the next one comes as a
 //! patch; where an instance has missed one, its members get the whole document.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -16,12 +20,16 @@ use crate::{
     hub::{Connection, Seen},
     id::RoomName,
     protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
-    room::records::{Edit, NAME_MAX, Record},
+    room::records::{Documents, Edit, NAME_MAX, Record, Unwritten},
     session::flusher::Batch,
 };
 
 /// How often a write without a version is tried on what others have written.
 const TRIES: usize = 1_000;
+
+/// How often a document is read again that Redis does not give, and when.
+const REREADS: usize = 120;
+const REREAD: Duration = Duration::from_millis(500);
 
 /// Versions that members here have been told, by room and document.
 #[derive(Debug, Default)]
@@ -63,23 +71,25 @@ impl Router {
     /// If the room has none, or Redis does not answer.
     pub async fn records(&self, room: &str) -> Result<Vec<(String, Record)>, Refusal> {
         self.records_of(room)?;
-        let Some(cluster) = &self.cluster else { return Ok(self.memory_records.all(room)) };
-        let all = cluster.records(room).await.map_err(refusal)?;
-        Ok(all.into_iter().map(|(name, version, text)| (name, Record { version, text })).collect())
+        Ok(self.documents(room).await?.into_live())
+    }
+
+    async fn documents(&self, room: &str) -> Result<Documents, Refusal> {
+        match &self.cluster {
+            None => Ok(self.memory_records.all(room)),
+            Some(cluster) => cluster.records(room).await.map_err(refusal),
+        }
     }
 
     async fn record(&self, room: &str, name: &str) -> Result<Record, Refusal> {
         match &self.cluster {
             None => Ok(self.memory_records.get(room, name)),
-            Some(cluster) => {
-                let (version, text) = cluster.record(room, name).await.map_err(refusal)?;
-                Ok(Record { version, text })
-            }
+            Some(cluster) => cluster.record(room, name).await.map_err(refusal),
         }
     }
 
     /// Writes a document of a room. With a `version` it is written only if the
-    /// document has that one; 0 is that of a new one.
+    /// document has that one; 0: if there is none.
     ///
     /// # Errors
     /// If it is too large or one too many, or Redis does not answer.
@@ -94,14 +104,16 @@ impl Router {
         check_name(name, NAME_MAX)?;
         let mut record = self.record(room, name).await?;
         for _ in 0..TRIES {
-            if version.is_some_and(|version| version != record.version) {
+            // 0 is that of one that is not there, also of one that was.
+            let is_there = |version| version == record.version || (version == 0 && record.text.is_empty());
+            if version.is_some_and(|version| !is_there(version)) {
                 return Ok(Edited::Conflict(record));
+            }
+            if *edit == Edit::Delete && record.text.is_empty() {
+                return Ok(Edited::Written(record.version));
             }
             let text = edit.apply(&record.text);
             if text.len() > config.size {
-                return Err(Refusal::LIMIT_EXCEEDED);
-            }
-            if record.text.is_empty() && !text.is_empty() && self.records(room).await?.len() >= config.count {
                 return Err(Refusal::LIMIT_EXCEEDED);
             }
             let patch = match edit {
@@ -118,18 +130,20 @@ impl Router {
             };
             match &self.cluster {
                 None => {
-                    let written = self.memory_records.write(room, name, record.version, text, |_| {
-                        self.tell_change(&change);
-                    });
-                    if let Some(version) = written {
-                        return Ok(Edited::Written(version));
+                    let (count, ttl) = (config.count, config.ttl);
+                    let tell = |_| self.tell_change(&change);
+                    match self.memory_records.write(room, name, record.version, text, count, ttl, tell) {
+                        Ok(version) => return Ok(Edited::Written(version)),
+                        Err(Unwritten::Full) => return Err(Refusal::LIMIT_EXCEEDED),
+                        Err(Unwritten::Conflict) => record = self.memory_records.get(room, name),
                     }
-                    record = self.memory_records.get(room, name);
                 }
                 Some(cluster) => {
-                    match cluster.write_record(record.version, &text, change, config.ttl).await.map_err(refusal)? {
+                    let write = cluster.write_record(record.version, &text, change, config.ttl, config.count);
+                    match write.await.map_err(refusal)? {
                         RecordWrite::Written(version) => return Ok(Edited::Written(version)),
-                        RecordWrite::Conflict(version, text) => record = Record { version, text },
+                        RecordWrite::Full => return Err(Refusal::LIMIT_EXCEEDED),
+                        RecordWrite::Conflict(there) => record = there,
                     }
                 }
             }
@@ -203,8 +217,14 @@ impl Router {
         let (router, room) = (Arc::clone(self), RoomName::from(&*change.room));
         let name = change.name.as_ref().to_owned();
         self.tasks.spawn(async move {
-            if let Ok(record) = router.record(&room, &name).await {
-                router.tell_whole(&room, &name, &record, None);
+            for _ in 0..REREADS {
+                if let Ok(record) = router.record(&room, &name).await {
+                    return router.tell_whole(&room, &name, &record, None);
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(REREAD) => {}
+                    () = router.stop.cancelled() => return,
+                }
             }
         });
     }
@@ -213,14 +233,15 @@ impl Router {
     pub(super) async fn tell_records(self: &Arc<Self>, connection: &Arc<Connection>, room: &RoomName) {
         self.versions.0.lock().entry(Arc::clone(room)).or_default();
         let Ok(records) = self.records(room).await else { return };
-        if let Some(known) = self.versions.0.lock().get_mut(room) {
-            for (name, record) in &records {
-                let version = known.entry(name.clone()).or_default();
-                *version = (*version).max(record.version);
-            }
-        }
         for (name, record) in &records {
-            self.tell_whole(room, name, record, Some(connection));
+            // What is read may be ahead of what is heard. The others would not
+            // be told of that any more.
+            let is_news = self.versions.0.lock().get_mut(room).is_some_and(|known| {
+                let version = known.entry(name.clone()).or_default();
+                let before = std::mem::replace(version, record.version.max(*version));
+                before < record.version
+            });
+            self.tell_whole(room, name, record, (!is_news).then_some(connection));
         }
     }
 
@@ -228,16 +249,21 @@ impl Router {
     pub(super) async fn compare_records(self: &Arc<Self>) {
         let rooms: Vec<RoomName> = self.versions.0.lock().keys().cloned().collect();
         for room in rooms {
-            let Ok(records) = self.records(&room).await else { continue };
-            for (name, record) in records {
-                let is_news = self.versions.0.lock().get_mut(&room).is_some_and(|known| {
+            let Ok(documents) = self.documents(&room).await else { continue };
+            let mut news = Vec::new();
+            if let Some(known) = self.versions.0.lock().get_mut(&room) {
+                // Those that were deleted may not be remembered.
+                for name in known.keys().chain(documents.records.keys()).cloned().collect::<BTreeSet<_>>() {
+                    let record = documents.get(&name);
                     let version = known.entry(name.clone()).or_default();
                     // A Redis that was wiped counts anew.
-                    std::mem::replace(version, record.version) != record.version
-                });
-                if is_news {
-                    self.tell_whole(&room, &name, &record, None);
+                    if std::mem::replace(version, record.version) != record.version {
+                        news.push((name, record));
+                    }
                 }
+            }
+            for (name, record) in news {
+                self.tell_whole(&room, &name, &record, None);
             }
         }
     }

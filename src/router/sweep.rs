@@ -20,6 +20,7 @@ impl Router {
                 () = self.stop.cancelled() => return,
             }
             self.memory.sweep(PART, Instant::now());
+            self.memory_records.sweep(Instant::now());
             self.service.sweep();
         }
     }

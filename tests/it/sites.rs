@@ -43,7 +43,11 @@ recovery = true
 [[rooms]]
 match = "doc:*"
 publish = "members"
-records = { size = "64KiB" }
+records = { count = 4, size = "64KiB" }
+[[rooms]]
+match = "few:*"
+publish = "members"
+records = { count = 2 }
 [[rooms]]
 match = "quiet:*"
 [[rooms]]
@@ -371,6 +375,31 @@ mod checks {
         assert_eq!(late.heard("doc:1").await, json!({ "record": "d", "version": 2, "data": 2 }));
     }
 
+    pub(super) async fn records_are_as_many_as_they_may_be(site: &Site) {
+        let [mut one, mut other] = site.members::<2>("few:1").await;
+        let set = |name: String| json!({ "room": "few:1", "record": name, "set": 1 });
+        let delete = |name: String| json!({ "room": "few:1", "record": name, "delete": true });
+        record(&mut one, set("a".to_owned())).await;
+        // What is not there is deleted without a trace.
+        assert_eq!(record(&mut one, delete("never".to_owned())).await["version"], json!(0));
+        let mut highest = 0;
+        for n in 0..20 {
+            let written = record(&mut one, set(format!("n{n}"))).await["version"].as_u64().unwrap();
+            let body = json!({ "method": "wayleave.record", "data": set("too many".to_owned()) });
+            assert_eq!(other.refused("rpc", body).await, 106);
+            let deleted = record(&mut other, delete(format!("n{n}"))).await["version"].as_u64().unwrap();
+            assert_eq!(deleted, written + 1);
+            highest = highest.max(deleted);
+        }
+        // One that was there goes on counting, and 0 means one that is not.
+        let anew = json!({ "room": "few:1", "record": "n0", "set": 2, "version": 0 });
+        assert!(record(&mut one, anew.clone()).await["version"].as_u64().unwrap() > 2);
+        assert_eq!(record(&mut one, anew).await["conflict"], json!(true));
+        let all = result(site.api(1), "records", json!({ "channel": "few:1" })).await;
+        assert_eq!(all["records"].as_object().unwrap().keys().collect::<Vec<_>>(), ["a", "n0"]);
+        assert!(highest < 30, "{highest}");
+    }
+
     pub(super) async fn a_user_is_reached_on_all_devices(site: &Site) {
         let mut devices = Vec::new();
         for n in 0..3 {
@@ -593,6 +622,7 @@ on_both! {
     each_connection_comes_and_goes_once
     records_converge
     a_stale_write_of_a_record_is_a_conflict
+    records_are_as_many_as_they_may_be
     a_user_is_reached_on_all_devices
     a_users_own_room_is_the_servers
     rights_and_names_are_checked

@@ -19,6 +19,7 @@ mod cleaning;
 mod death;
 mod decisions;
 mod failover;
+mod large;
 mod links;
 mod loss;
 mod measures;

@@ -39,6 +39,8 @@ struct Plan {
     /// And before it one that is not measured: V8 compiles what is hot.
     warming: Duration,
     crowd: usize,
+    /// Messages to rooms, a second.
+    to_rooms: u64,
 }
 
 impl Plan {
@@ -52,6 +54,7 @@ impl Plan {
             length: Duration::from_secs(seconds.max(1)),
             warming: Duration::from_secs(if options.quick { 1 } else { 5 }),
             crowd: if fits { crowd } else { crowd.min(2000) },
+            to_rooms: options.rate.unwrap_or(TO_ROOMS_PER_SECOND).max(1),
         }
     }
 }
@@ -185,9 +188,9 @@ async fn to_rooms(way: Way, plan: &Plan) -> Result<ToRooms> {
         let to = To::Room(format!("bench:{}", n % ROOMS));
         Message { place: (n + n / ROOMS) % 2, to, receivers: MEMBERS * 2 }
     };
-    load.run(TO_ROOMS_PER_SECOND, PAYLOAD, plan.warming, message).await?;
-    let run = load.run(TO_ROOMS_PER_SECOND, PAYLOAD, plan.length, message).await?;
-    check_pace(&run, TO_ROOMS_PER_SECOND);
+    load.run(plan.to_rooms, PAYLOAD, plan.warming, message).await?;
+    let run = load.run(plan.to_rooms, PAYLOAD, plan.length, message).await?;
+    check_pace(&run, plan.to_rooms);
     Ok(ToRooms {
         all: micros(run.used.cpu(), run.deliveries),
         redis: micros(run.used.redis, run.deliveries),
@@ -234,7 +237,7 @@ fn ratio<T>(rounds: &[T], other: Option<&[T]>, of: impl Fn(&T) -> f64) -> f64 {
 }
 
 fn print_rooms(rounds: &[Round], plan: &Plan) {
-    let (per_second, count, length) = (TO_ROOMS_PER_SECOND, plan.rounds, plan.length.as_secs());
+    let (per_second, count, length) = (plan.to_rooms, plan.rounds, plan.length.as_secs());
     println!(
         "\nmessages to {ROOMS} rooms of {}, half of each on either of two instances: {per_second} a second for {length} s, \
          {PAYLOAD} bytes, medians of {count} rounds",

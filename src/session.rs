@@ -51,7 +51,7 @@ pub async fn run(socket: TcpStream, early: Bytes, router: Arc<Router>, stop: Can
     let mut wire = Wire::new(socket, Arc::clone(&outbox), message_size);
     let open = Counted::new(&router.metrics.sockets);
     let newcomer = Newcomer { id, encoding: Encoding::CentrifugeJson, outbox };
-    let close = match handshake(&mut wire, &router, newcomer, early, connect_by, stop).await {
+    let close = match Box::pin(handshake(&mut wire, &router, newcomer, early, connect_by, stop)).await {
         Ok(session) => serve(&mut wire, session).await,
         Err(close) => close,
     };
@@ -142,7 +142,7 @@ async fn hello(
     let request = understood(request)?;
     let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
     router.metrics.command("connect");
-    match router.connect(newcomer, request.id, &hello, batch).await {
+    match Box::pin(router.connect(newcomer, request.id, &hello, batch)).await {
         Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, expires_at))),
         Err(NotConnected::Closed(close)) => Err(close),
         Err(NotConnected::Refused(refusal)) => {
@@ -261,7 +261,8 @@ impl Session {
     }
 
     /// One command. It is async since a room may have to be announced to
-    /// others before a join is acknowledged.
+    /// others before a join is acknowledged. What waits is boxed: its state
+    /// would be a part of each idle connection.
     async fn on_request(
         &mut self,
         request: Result<Request<'_>, centrifuge::NotTheProtocol>,
@@ -299,7 +300,7 @@ impl Session {
             Command::Join { room, token, data, recover } => {
                 let join = JoinView { room: &room, token: &token, data };
                 // Its good answer is sent on the way, at the right moment.
-                self.router.join(&self.connection, id, join, recover, batch).await.map(|()| None)
+                Box::pin(self.router.join(&self.connection, id, join, recover, batch)).await.map(|()| None)
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
             Command::Publish { room, data } => {
@@ -312,16 +313,17 @@ impl Session {
             }
             Command::Presence { room } => {
                 batch.flush();
-                self.router.presence(&self.connection, &room).await.map(|members| Some(Reply::Presence(members)))
+                let members = Box::pin(self.router.presence(&self.connection, &room)).await;
+                members.map(|members| Some(Reply::Presence(members)))
             }
             Command::PresenceStats { room } => {
                 batch.flush();
-                let stats = self.router.presence_stats(&self.connection, &room).await;
+                let stats = Box::pin(self.router.presence_stats(&self.connection, &room)).await;
                 stats.map(|(connections, users)| Some(Reply::PresenceStats { connections, users }))
             }
             Command::History { room, limit, since, reverse } => {
                 batch.flush();
-                match self.router.history(&self.connection, &room, limit, since, reverse).await {
+                match Box::pin(self.router.history(&self.connection, &room, limit, since, reverse)).await {
                     Ok((position, publications)) => {
                         let reply = Reply::History { position: &position, publications: &publications };
                         self.put_list(id, &reply, batch);
@@ -333,7 +335,7 @@ impl Session {
             Command::Call { method, data } if method == "wayleave.records" || method == "wayleave.record" => {
                 batch.flush();
                 let method = method.trim_start_matches("wayleave.");
-                let called = self.router.records_call(&self.connection, method, data).await;
+                let called = Box::pin(self.router.records_call(&self.connection, method, data)).await;
                 called.map(|data| {
                     self.put_list(id, &Reply::Called(&data), batch);
                     None
@@ -426,5 +428,22 @@ fn name(command: &Command<'_>) -> &'static str {
         Command::Ping => "ping",
         Command::Pong => "pong",
         Command::Unsupported => "unsupported",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each idle connection has one.
+    #[test]
+    fn the_future_of_a_connection_is_small() {
+        let bytes = size(run);
+        println!("{bytes} bytes");
+        assert!(bytes <= 2048, "{bytes}");
     }
 }

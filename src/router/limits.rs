@@ -162,7 +162,8 @@ impl Router {
         }
         let Some(cluster) = &self.cluster else { return self.limits.take_here(user, rate, now).map_err(too_many) };
         let is_down = self.limits.down_until.lock().is_some_and(|until| until > now);
-        if !is_down && self.take_share(cluster, user, rate).await {
+        // Boxed, since each idle connection would have room for it.
+        if !is_down && Box::pin(self.take_share(cluster, user, rate)).await {
             return match self.limits.look(user, rate, Instant::now()) {
                 Looked::Yes | Looked::YesAndMore => Ok(()),
                 Looked::No(wait) => Err(too_many(wait)),

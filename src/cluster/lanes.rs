@@ -4,12 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use redis::{Cmd, RedisError, Value, cluster_routing::Slot};
+use redis::{RedisError, cluster_routing::Slot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     link::Link,
-    pipeline::{BATCH, BusError, Done, Queue, Write, classify, ends_link, is_script, with_scripts},
+    pipeline::{Answers, BATCH, Done, Queue, Write, carry_out},
 };
 
 /// What goes to one slot.
@@ -20,9 +20,6 @@ struct Lane {
     /// What comes behind that.
     queue: VecDeque<Write>,
 }
-
-type Copies = Vec<Option<(Cmd, String)>>;
-type Answers = Result<Vec<Result<Value, RedisError>>, RedisError>;
 
 impl Queue {
     /// Like [`run`](Self::run), in a cluster.
@@ -102,43 +99,7 @@ impl Queue {
             lanes.remove(&slot);
             return None;
         }
-        let copies: Copies =
-            commands.iter().map(|(command, key)| is_script(command).then(|| (command.clone(), key.clone()))).collect();
         let mut link = link.clone();
-        Some(async move {
-            let answers = match link.send(commands).await {
-                Ok(answers) => with_scripts(&mut link, answers, copies).await,
-                Err(error) => Err(error),
-            };
-            (slot, answers)
-        })
-    }
-
-    /// Hands answers out. What a node leaves unanswered is that node's trouble.
-    fn answer(&self, waiters: Vec<Done>, answers: Answers) -> Result<(), RedisError> {
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(error) => {
-                self.unknown(waiters);
-                return Err(error);
-            }
-        };
-        let mut broken = None;
-        for (answer, done) in answers.into_iter().zip(waiters) {
-            match answer {
-                Ok(value) => done.tell(Ok(value)),
-                Err(error) => {
-                    let kind = classify(&error);
-                    self.metrics.dropped(if kind == BusError::Unknown { "unknown" } else { "refused" });
-                    done.tell(Err(kind));
-                    if ends_link(&error) && !error.is_timeout() {
-                        broken = Some(error);
-                    } else {
-                        tracing::debug!(%error, "a command failed");
-                    }
-                }
-            }
-        }
-        broken.map_or(Ok(()), Err)
+        Some(async move { (slot, carry_out(&mut link, commands).await) })
     }
 }

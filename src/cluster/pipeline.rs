@@ -223,40 +223,36 @@ impl Queue {
         if commands.is_empty() {
             return Ok(());
         }
-        let copies: Vec<_> =
-            commands.iter().map(|(command, key)| is_script(command).then(|| (command.clone(), key.clone()))).collect();
-        match link.send(commands).await {
-            Ok(answers) => {
-                let answers = match with_scripts(link, answers, copies).await {
-                    Ok(answers) => answers,
-                    Err(error) => {
-                        self.unknown(waiters);
-                        return Err(error);
-                    }
-                };
-                let mut broken = None;
-                for (answer, done) in answers.into_iter().zip(waiters) {
-                    match answer {
-                        Ok(value) => done.tell(Ok(value)),
-                        Err(error) => {
-                            self.metrics.dropped("refused");
-                            let kind = classify(&error);
-                            done.tell(Err(kind));
-                            if ends_link(&error) {
-                                broken = Some(error);
-                            } else {
-                                tracing::debug!(%error, "a command was refused");
-                            }
-                        }
-                    }
-                }
-                broken.map_or(Ok(()), Err)
-            }
+        let answers = carry_out(link, commands).await;
+        self.answer(waiters, answers)
+    }
+
+    /// Hands answers out. What a node leaves unanswered is that node's trouble.
+    pub(super) fn answer(&self, waiters: Vec<Done>, answers: Answers) -> Result<(), RedisError> {
+        let answers = match answers {
+            Ok(answers) => answers,
             Err(error) => {
                 self.unknown(waiters);
-                Err(error)
+                return Err(error);
+            }
+        };
+        let mut broken = None;
+        for (answer, done) in answers.into_iter().zip(waiters) {
+            match answer {
+                Ok(value) => done.tell(Ok(value)),
+                Err(error) => {
+                    let kind = classify(&error);
+                    self.metrics.dropped(if kind == BusError::Unknown { "unknown" } else { "refused" });
+                    done.tell(Err(kind));
+                    if ends_link(&error) && !error.is_timeout() {
+                        broken = Some(error);
+                    } else {
+                        tracing::debug!(%error, "a command failed");
+                    }
+                }
             }
         }
+        broken.map_or(Ok(()), Err)
     }
 
     /// Of what leaves the queue, what is still worth sending.
@@ -283,13 +279,24 @@ impl Queue {
     }
 }
 
-pub(super) fn is_script(command: &Cmd) -> bool {
+fn is_script(command: &Cmd) -> bool {
     command.args_iter().next().is_some_and(|name| matches!(name, redis::Arg::Simple(b"EVALSHA")))
+}
+
+/// What became of several commands; the error is the connection's.
+pub(super) type Answers = Result<Vec<Result<Value, RedisError>>, RedisError>;
+
+/// Sends commands, and the scripts that the server does not know.
+pub(super) async fn carry_out(link: &mut Link, commands: Vec<(Cmd, String)>) -> Answers {
+    let copies =
+        commands.iter().map(|(command, key)| is_script(command).then(|| (command.clone(), key.clone()))).collect();
+    let answers = link.send(commands).await?;
+    with_scripts(link, answers, copies).await
 }
 
 /// The answers, once those whose scripts the server did not know have been
 /// sent again, in their order and with all that it takes.
-pub(super) async fn with_scripts(
+async fn with_scripts(
     link: &mut Link,
     mut answers: Vec<Result<Value, RedisError>>,
     copies: Vec<Option<(Cmd, String)>>,
@@ -331,7 +338,7 @@ pub(super) fn classify(error: &RedisError) -> BusError {
 
 /// True if this server will refuse everything: another one may have become
 /// the master.
-pub(super) fn ends_link(error: &RedisError) -> bool {
+fn ends_link(error: &RedisError) -> bool {
     error.is_connection_dropped()
         || error.is_timeout()
         || matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "CLUSTERDOWN"))

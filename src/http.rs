@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,7 @@ use axum::{
     Router as Routes,
     body::Body,
     extract::State,
-    http::{HeaderMap, Request, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
@@ -23,10 +23,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-use crate::{reload::Reloader, router::Router, session};
+use crate::{protocol::Encoding, reload::Reloader, router::Router, session};
 
 mod api;
 mod pages;
+mod streams;
 
 /// The head of a request, in bytes. Browsers send far less.
 const HEAD_MAX: usize = 16 << 10;
@@ -59,11 +60,22 @@ pub struct Web {
 
 /// One accepted socket, counted until the last holder lets go.
 #[derive(Debug)]
-struct Open(Arc<AtomicUsize>);
+struct Open {
+    n: Arc<AtomicUsize>,
+    /// A response on it goes on until its session ends.
+    streams: AtomicBool,
+}
+
+impl Open {
+    /// A response on it goes on until its session ends.
+    fn is_stream(&self) {
+        self.streams.store(true, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.n.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -92,7 +104,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
                 continue;
             }
         };
-        let guard = Arc::new(Open(Arc::clone(&open)));
+        let guard = Arc::new(Open { n: Arc::clone(&open), streams: AtomicBool::new(false) });
         if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections {
             web.router.metrics.turned_away.inc();
             continue;
@@ -115,6 +127,7 @@ fn serve_connection(
     guard: Arc<Open>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
+    let socket = Arc::clone(&guard);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&guard));
         let mut routes = routes.clone();
@@ -129,6 +142,11 @@ fn serve_connection(
             () = stop.cancelled() => LAST_ANSWER,
         };
         connection.as_mut().graceful_shutdown();
+        if socket.streams.load(Ordering::Relaxed) {
+            // Its session has deadlines of its own, and ends with the instance.
+            return log_end(connection.await);
+        }
+        drop(socket);
         if let Ok(ended) = tokio::time::timeout(patience, connection).await {
             log_end(ended);
         }
@@ -148,6 +166,7 @@ fn routes(web: Web) -> Routes {
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
+        .merge(streams::routes())
         .merge(api::routes());
     if generation.config.server.try_page {
         routes = routes.merge(pages::routes());
@@ -185,7 +204,8 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
     *head.method_mut() = request.method().clone();
     *head.version_mut() = request.version();
     *head.headers_mut() = request.headers().clone();
-    let response = match tungstenite::handshake::server::create_response(&head) {
+    let (encoding, subprotocol) = chosen(request.uri().query().unwrap_or_default(), request.headers());
+    let mut response = match tungstenite::handshake::server::create_response(&head) {
         Ok(response) => response.map(|()| Body::empty()),
         Err(error) => {
             return (
@@ -196,6 +216,9 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
                 .into_response();
         }
     };
+    if let Some(subprotocol) = subprotocol {
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    }
     let on_upgrade: OnUpgrade = hyper::upgrade::on(&mut request);
     let guard = request.extensions_mut().remove::<Arc<Open>>();
     web.tasks.spawn(async move {
@@ -203,9 +226,26 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
         let Ok(upgraded) = on_upgrade.await else { return };
         // We accepted it as this, so it is this.
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        session::run(parts.io.into_inner(), parts.read_buf, web.router, web.stop).await;
+        session::run(parts.io.into_inner(), encoding, parts.read_buf, web.router, web.stop).await;
     });
     response
+}
+
+/// The encoding that a client wants, and what is said about that: the first
+/// subprotocol that it offers and we speak, else what the address says.
+fn chosen(query: &str, headers: &HeaderMap) -> (Encoding, Option<&'static str>) {
+    const JSON: &str = "centrifuge-json";
+    const PROTOBUF: &str = "centrifuge-protobuf";
+    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let mut offers = offers.filter_map(|offer| offer.to_str().ok()).flat_map(|offer| offer.split(',').map(str::trim));
+    match offers.find(|offer| [JSON, PROTOBUF].contains(offer)) {
+        Some(PROTOBUF) => (Encoding::CentrifugeProtobuf, Some(PROTOBUF)),
+        Some(_) => (Encoding::CentrifugeJson, Some(JSON)),
+        None if query.split('&').any(|part| matches!(part, "format=protobuf" | "cf_protocol=protobuf")) => {
+            (Encoding::CentrifugeProtobuf, None)
+        }
+        None => (Encoding::CentrifugeJson, None),
+    }
 }
 
 /// A browser names the page that connects; a page of elsewhere must not use

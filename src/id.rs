@@ -69,6 +69,13 @@ impl BootId {
     pub fn random() -> Self {
         Self(u64::from_le_bytes(random_bytes()))
     }
+
+    /// Reads back what `to_string` wrote; None for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        digits.then(|| u64::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
 }
 
 impl fmt::Display for BootId {

@@ -4,9 +4,11 @@
 //! [`Request`] and a [`Reply`] or [`Push`] becomes bytes in the codecs below;
 //! no other module knows a wire format.
 
-use std::{borrow::Cow, cell::OnceCell};
+use std::{array, borrow::Cow, cell::OnceCell};
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
+use tungstenite::Utf8Bytes;
 
 use crate::{
     id::{RoomName, UserId},
@@ -16,15 +18,69 @@ use crate::{
 pub mod centrifuge;
 pub mod codes;
 pub mod frame;
+mod protobuf;
 
 pub use self::codes::{Close, Refusal};
+
+/// How the gateway names itself to clients.
+const VERSION: &str = concat!("wayleave ", env!("CARGO_PKG_VERSION"));
 
 /// The wire encodings that a connection can have chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// Centrifuge protocol, version 2, JSON.
+    /// Centrifuge protocol, version 2, JSON in text frames of a WebSocket.
     CentrifugeJson,
+    /// The same, Protobuf in binary frames.
+    CentrifugeProtobuf,
+    /// JSON, a line each, in the body of an HTTP response.
+    CentrifugeJsonStream,
+    /// Protobuf, each behind its length, in the body of an HTTP response.
+    CentrifugeProtobufStream,
+    /// JSON as server-sent events in the body of an HTTP response.
+    CentrifugeEvents,
 }
+
+/// What a client has sent, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// A text.
+    Text(Utf8Bytes),
+    /// Bytes.
+    Binary(Bytes),
+}
+
+impl Incoming {
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// True if it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a client says in a request beside its stream.
+#[derive(Debug)]
+pub struct Said {
+    /// The instance that has the stream, as its welcome names it.
+    pub node: String,
+    /// The stream, as its welcome names it.
+    pub session: String,
+    /// Its commands.
+    pub message: Incoming,
+}
+
+/// What came is not the protocol; the connection ends with 3501.
+#[derive(Debug, thiserror::Error)]
+#[error("not a command of the Centrifuge protocol: {0}")]
+pub struct NotTheProtocol(pub(crate) Cow<'static, str>);
 
 /// One command of a client. `id` 0 asks for no reply.
 #[derive(Debug)]
@@ -38,9 +94,6 @@ pub struct Request<'a> {
 /// A name and value that a message carries.
 pub type Tag<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-/// A body as it stands on the wire: a JSON text.
-pub type Data<'a> = Option<&'a str>;
-
 /// What a client can ask.
 #[derive(Debug)]
 pub enum Command<'a> {
@@ -53,7 +106,7 @@ pub enum Command<'a> {
         /// Subscription token, or empty.
         token: Cow<'a, str>,
         /// Anything, for the plugins.
-        data: Data<'a>,
+        data: Option<Payload>,
         /// What it has seen already, if it wants what it missed.
         recover: Option<Seen<'a>>,
     },
@@ -67,7 +120,7 @@ pub enum Command<'a> {
         /// The room.
         room: Cow<'a, str>,
         /// The message.
-        data: &'a str,
+        payload: Payload,
     },
     /// Who is in a room.
     Presence {
@@ -95,12 +148,12 @@ pub enum Command<'a> {
         /// The plugin's own name for it.
         method: Cow<'a, str>,
         /// The argument.
-        data: Data<'a>,
+        data: Option<Payload>,
     },
     /// A message to the plugins that nobody answers.
     Send {
         /// The message.
-        data: Data<'a>,
+        data: Option<Payload>,
     },
     /// Asks for a reply and nothing more.
     Ping,
@@ -125,7 +178,7 @@ pub struct Hello<'a> {
     /// Connection token, or empty.
     pub token: Cow<'a, str>,
     /// Anything, for the plugins.
-    pub data: Data<'a>,
+    pub data: Option<Payload>,
     /// The client library.
     pub name: Cow<'a, str>,
     /// Its version.
@@ -143,21 +196,74 @@ pub enum Payload {
     Binary(Vec<u8>),
 }
 
+/// A body, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadRef<'a> {
+    /// One valid JSON value.
+    Text(&'a str),
+    /// Anything.
+    Binary(&'a [u8]),
+}
+
 impl Payload {
+    /// From a wire that carries bytes: they are a text if they are one JSON
+    /// value, so that all clients of a room and its plugins understand them.
+    #[must_use]
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        match String::from_utf8(bytes) {
+            Ok(text) if serde_json::from_str::<IgnoredAny>(&text).is_ok() => Self::Text(text),
+            Ok(text) => Self::Binary(text.into_bytes()),
+            Err(error) => Self::Binary(error.into_bytes()),
+        }
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> PayloadRef<'_> {
+        match self {
+            Self::Text(text) => PayloadRef::Text(text),
+            Self::Binary(bytes) => PayloadRef::Binary(bytes),
+        }
+    }
+
     /// As clients that speak JSON get it: a text as it is, bytes as a JSON
     /// string in base64 (RFC 4648, section 4).
     #[must_use]
     pub fn to_json(&self) -> Cow<'_, str> {
-        match self {
-            Self::Text(text) => Cow::Borrowed(text),
-            Self::Binary(bytes) => Cow::Owned(Self::base64(bytes)),
-        }
+        self.borrowed().to_json()
     }
 
     /// Bytes as a JSON string.
     #[must_use]
     pub fn base64(bytes: &[u8]) -> String {
         format!("\"{}\"", data_encoding::BASE64.encode(bytes))
+    }
+}
+
+impl From<String> for Payload {
+    /// `text` must be one JSON value.
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> PayloadRef<'a> {
+    /// As clients that speak JSON get it, as [`Payload::to_json`] has it.
+    #[must_use]
+    pub fn to_json(self) -> Cow<'a, str> {
+        match self {
+            Self::Text(text) => Cow::Borrowed(text),
+            Self::Binary(bytes) => Cow::Owned(Payload::base64(bytes)),
+        }
+    }
+
+    /// As clients get it whose wire carries bytes.
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
     }
 }
 
@@ -188,7 +294,7 @@ pub enum Reply<'a> {
     /// To `Connect`.
     Connected(Welcome<'a>),
     /// To `Join`.
-    Joined(&'a JoinedRoom<'a>),
+    Joined(&'a JoinedRoom),
     /// To `Leave`.
     Left,
     /// To `Publish`.
@@ -209,8 +315,8 @@ pub enum Reply<'a> {
         /// Different users among them.
         users: usize,
     },
-    /// To `Call`: a JSON text.
-    Called(&'a str),
+    /// To `Call`.
+    Called(PayloadRef<'a>),
     /// To `Ping`.
     Pong,
 }
@@ -226,15 +332,18 @@ pub struct Welcome<'a> {
     pub ping: u64,
     /// Pings must be answered.
     pub pong: bool,
+    /// By what requests beside a stream name it, where it has no socket of its
+    /// own.
+    pub session: Option<&'a str>,
     /// Rooms that the server joined it to.
-    pub rooms: &'a [(RoomName, JoinedRoom<'a>)],
+    pub rooms: &'a [(RoomName, JoinedRoom)],
 }
 
 /// What somebody is told who is in a room now.
 #[derive(Debug, Clone, Default)]
-pub struct JoinedRoom<'a> {
-    /// From the admission: a JSON text.
-    pub data: Option<Cow<'a, str>>,
+pub struct JoinedRoom {
+    /// From the admission.
+    pub data: Option<Payload>,
     /// Where it stands in the room's history, if it can recover there.
     pub position: Option<Position>,
     /// What it has missed.
@@ -250,8 +359,8 @@ pub struct JoinedRoom<'a> {
 pub struct PastPublication {
     /// Its place.
     pub offset: u64,
-    /// The message: a JSON text.
-    pub data: String,
+    /// The message.
+    pub payload: Payload,
     /// The sender, if a client sent it.
     pub sender: Option<MemberInfo>,
     /// What handled it.
@@ -265,8 +374,8 @@ pub enum Push<'a> {
     Publication {
         /// The room.
         room: &'a str,
-        /// The message: a JSON text.
-        data: &'a str,
+        /// The message.
+        payload: PayloadRef<'a>,
         /// The sender, if a client sent it.
         sender: Option<&'a MemberInfo>,
         /// What handled it, for rooms that are stamped.
@@ -293,7 +402,7 @@ pub enum Push<'a> {
         /// The room.
         room: &'a str,
         /// What it is told.
-        joined: &'a JoinedRoom<'a>,
+        joined: &'a JoinedRoom,
     },
     /// The server took this connection out of a room.
     YouLeft {
@@ -304,8 +413,10 @@ pub enum Push<'a> {
         /// For people.
         reason: &'a str,
     },
-    /// A message to this connection that belongs to no room: a JSON text.
-    Message(&'a str),
+    /// A message to this connection that belongs to no room.
+    Message(PayloadRef<'a>),
+    /// The connection ends, where no close frame says so.
+    Ended(&'a Close),
     /// Are you there?
     Ping,
 }
@@ -314,46 +425,98 @@ pub enum Push<'a> {
 #[derive(Debug)]
 pub struct Broadcast<'a> {
     push: Push<'a>,
-    centrifuge_json: OnceCell<Bytes>,
+    frames: [OnceCell<Bytes>; Encoding::N],
 }
 
 impl<'a> Broadcast<'a> {
     /// Nothing is encoded before somebody needs it.
     #[must_use]
     pub fn new(push: Push<'a>) -> Self {
-        Self { push, centrifuge_json: OnceCell::new() }
+        Self { push, frames: array::from_fn(|_| OnceCell::new()) }
     }
 
-    /// The whole WebSocket frame, shared.
+    /// As it goes out to those who have chosen `encoding`, shared.
     pub fn frame(&self, encoding: Encoding) -> &Bytes {
-        match encoding {
-            Encoding::CentrifugeJson => self.centrifuge_json.get_or_init(|| centrifuge::encode_push(&self.push)),
-        }
+        self.frames[encoding as usize].get_or_init(|| encoding.push(&self.push))
     }
 }
 
 impl Encoding {
-    /// The frame of a reply.
+    /// How many there are.
+    const N: usize = 5;
+
+    /// True if messages are Protobuf and not JSON.
+    #[must_use]
+    pub fn is_protobuf(self) -> bool {
+        matches!(self, Self::CentrifugeProtobuf | Self::CentrifugeProtobufStream)
+    }
+
+    /// True if it has a socket of its own, else the body of a response.
+    #[must_use]
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Self::CentrifugeJson | Self::CentrifugeProtobuf)
+    }
+
+    /// The commands in what came, in order.
+    ///
+    /// # Errors
+    /// Each may be refused on its own.
+    pub fn decode(self, incoming: &Incoming) -> impl Iterator<Item = Result<Request<'_>, NotTheProtocol>> {
+        let wrong = |reason: &'static str| Some(vec![Err(NotTheProtocol(reason.into()))].into_iter());
+        let (texts, others) = match (incoming, self.is_protobuf()) {
+            (Incoming::Text(text), false) => (Some(centrifuge::decode(text)), None),
+            (Incoming::Binary(bytes), true) => (None, Some(protobuf::decode(bytes).into_iter())),
+            (Incoming::Text(_), true) => (None, wrong("a text, expected Protobuf")),
+            (Incoming::Binary(_), false) => (None, wrong("bytes, expected a text")),
+        };
+        texts.into_iter().flatten().chain(others.into_iter().flatten())
+    }
+
+    /// What a reply goes out as.
     #[must_use]
     pub fn reply(self, id: u32, reply: &Reply<'_>) -> Bytes {
-        match self {
-            Self::CentrifugeJson => centrifuge::encode_reply(id, reply),
-        }
+        self.write(|buffer| centrifuge::write_reply(buffer, id, reply), || protobuf::reply(id, reply))
     }
 
-    /// The frame of a refusal.
+    /// What a refusal goes out as.
     #[must_use]
     pub fn refusal(self, id: u32, refusal: &Refusal) -> Bytes {
-        match self {
-            Self::CentrifugeJson => centrifuge::encode_refusal(id, refusal),
-        }
+        self.write(|buffer| centrifuge::write_refusal(buffer, id, refusal), || protobuf::refusal(id, refusal))
     }
 
-    /// The frame of a push to one connection.
+    /// What a push to one connection goes out as.
     #[must_use]
     pub fn push(self, push: &Push<'_>) -> Bytes {
+        self.write(|buffer| centrifuge::write_push(buffer, push), || protobuf::push(push))
+    }
+
+    /// The last that goes out.
+    #[must_use]
+    pub fn close(self, close: &Close) -> Bytes {
+        if self.is_websocket() { frame::close(close) } else { self.push(&Push::Ended(close)) }
+    }
+
+    fn write(self, json: impl FnOnce(&mut Vec<u8>), protobuf: impl FnOnce() -> protobuf::Message) -> Bytes {
         match self {
-            Self::CentrifugeJson => centrifuge::encode_push(push),
+            Self::CentrifugeJson => frame::text(json),
+            Self::CentrifugeProtobuf => frame::binary(|buffer| protobuf().write(buffer)),
+            Self::CentrifugeJsonStream => plain(|buffer| {
+                json(buffer);
+                buffer.push(b'\n');
+            }),
+            Self::CentrifugeProtobufStream => plain(|buffer| protobuf().write(buffer)),
+            Self::CentrifugeEvents => plain(|buffer| {
+                buffer.extend_from_slice(b"data: ");
+                json(buffer);
+                buffer.extend_from_slice(b"\n\n");
+            }),
         }
     }
+}
+
+fn plain(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut buffer = Vec::with_capacity(256);
+    write(&mut buffer);
+    buffer.shrink_to_fit();
+    buffer.into()
 }

@@ -32,6 +32,7 @@ mod actions;
 mod api;
 mod connect;
 mod deliver;
+mod inbound;
 mod join;
 mod limits;
 mod presence;
@@ -49,6 +50,7 @@ pub use self::{
     api::{Act, Acted, Message, Reloading},
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
+    inbound::{Inbound, PassedIn},
     queries::{ConnectionsPage, InstanceReport, Known, MembersList},
     remote::Remote,
     requests::{Gathered, Given},
@@ -122,6 +124,8 @@ pub struct Router {
     pub stop: CancellationToken,
     /// What is asked of clients and instances.
     questions: requests::Questions,
+    /// Clients here that have no socket of their own.
+    pub inbound: Inbound,
     /// What the server API needs beside.
     service: api::Service,
 }
@@ -192,6 +196,7 @@ impl Router {
             tasks,
             stop,
             questions: requests::Questions::default(),
+            inbound: Inbound::default(),
             service: api::Service::default(),
         }
     }
@@ -225,7 +230,7 @@ impl Router {
         self: &Arc<Self>,
         from: &Arc<Connection>,
         room: &str,
-        data: &str,
+        payload: Payload,
         on_kept: impl FnOnce(Result<Appended, Refusal>) + Send + 'static,
         batch: &mut Batch<'_>,
     ) -> Result<Published, Refusal> {
@@ -241,7 +246,7 @@ impl Router {
             id: self.ids.next(),
             room,
             sender: &sender,
-            payload: Payload::Text(data.to_owned()),
+            payload,
             keep: true,
             deliveries: Vec::new(),
         };
@@ -262,11 +267,11 @@ impl Router {
         self: &Arc<Self>,
         from: &Arc<Connection>,
         method: &str,
-        data: Option<&str>,
+        data: Option<Payload>,
         batch: &mut Batch<'_>,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Payload, Refusal> {
         if method == requests::ANSWER {
-            return self.on_client_answer(from, data);
+            return self.on_client_answer(from, data.as_ref());
         }
         let info = from.info();
         let caller = Caller { connection: &from.id_text, user: &from.user, info: &info };
@@ -277,11 +282,11 @@ impl Router {
         self: &Arc<Self>,
         caller: Caller<'_>,
         method: &str,
-        data: Option<&str>,
+        data: Option<Payload>,
         batch: &mut Batch<'_>,
-    ) -> Result<String, Refusal> {
+    ) -> Result<Payload, Refusal> {
         let generation = self.generation.load();
-        let payload = Payload::Text(data.unwrap_or("null").to_owned());
+        let payload = data.unwrap_or_else(|| Payload::Text("null".into()));
         for plugin in generation.callees() {
             match plugin.answer(caller, method, &payload) {
                 Ok(Answer::Reply(reply, actions)) => {

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{net::TcpStream, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod bucket;
@@ -19,46 +19,103 @@ pub mod flusher;
 mod heartbeat;
 pub mod outbox;
 pub mod reader;
+mod stream;
 mod wire;
+
+pub use self::stream::StreamBody;
 
 use self::{
     bucket::{Bucket, Taken},
     flusher::Batch,
     heartbeat::{Due, Heartbeat},
     outbox::Outbox,
-    wire::{Input, Wire},
+    reader::Reader,
+    stream::Stream,
+    wire::{Input, Line, Wire},
 };
 use crate::{
     hub::Connection,
     id::ConnectionId,
     plugin::JoinView,
-    protocol::{Close, Command, Encoding, Push, Refusal, Reply, Request, centrifuge},
+    protocol::{Close, Command, Encoding, Incoming, NotTheProtocol, PayloadRef, Push, Refusal, Reply, Request},
     room::history::Appended,
     router::{Newcomer, NotConnected, Published, Router},
 };
 
 /// Runs a connection from its upgrade to its end. `early` is what the client
 /// sent right behind the handshake; `stop` ends it while it is nobody yet.
-pub async fn run(socket: TcpStream, early: Bytes, router: Arc<Router>, stop: CancellationToken) {
-    let generation = router.generation();
-    let limits = &generation.config.limits;
-    let (outbox_max, message_size, close_timeout) = (limits.outbox, limits.message_size, limits.close_timeout);
-    let connect_by = Instant::now() + generation.config.server.connect_timeout;
-    drop(generation);
+pub fn run(
+    socket: TcpStream,
+    encoding: Encoding,
+    early: Bytes,
+    router: Arc<Router>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> {
+    let (outbox_max, message_size) = sizes(&router);
     let id = ConnectionId::random(router.boot);
     let socket = Arc::new(socket);
     let outbox = Arc::new(Outbox::new(Arc::clone(&socket), outbox_max, id.shard(router.flusher.shards())));
-    let mut wire = Wire::new(socket, Arc::clone(&outbox), message_size);
+    let reader = Reader::new(message_size, encoding.is_protobuf());
+    let mut wire = Wire::new(socket, Arc::clone(&outbox), reader);
+    let first = wire.early(&early);
+    // It is a piece of the HTTP parser's buffer and would keep all of it.
+    drop(early);
+    converse(wire, Newcomer { id, encoding, outbox, session: None }, first, router, stop)
+}
+
+/// A connection whose client has no socket of its own: the body of the response
+/// that it hears, and what runs it to its end. `first` is what came with the
+/// request; what comes later is [passed in](Router::pass_in).
+pub fn stream(
+    encoding: Encoding,
+    first: Incoming,
+    router: Arc<Router>,
+    stop: CancellationToken,
+) -> (StreamBody, impl Future<Output = ()>) {
+    let (outbox_max, _) = sizes(&router);
+    let id = ConnectionId::random(router.boot);
+    let outbox = Arc::new(Outbox::taken(encoding, outbox_max, id.shard(router.flusher.shards())));
+    let body = StreamBody(Arc::clone(&outbox));
+    let (sender, incoming) = mpsc::channel(INCOMING);
+    let run = async move {
+        let entry = router.inbound.open(sender);
+        let line = Stream { incoming, outbox: Arc::clone(&outbox) };
+        let newcomer = Newcomer { id, encoding, outbox, session: Some(entry.name().to_owned()) };
+        converse(line, newcomer, vec![first], router.clone(), stop).await;
+        drop(entry);
+    };
+    (body, run)
+}
+
+/// Messages that may wait for a client that has no socket of its own.
+const INCOMING: usize = 64;
+
+fn sizes(router: &Router) -> (usize, usize) {
+    let generation = router.generation();
+    (generation.config.limits.outbox, generation.config.limits.message_size)
+}
+
+async fn converse(
+    mut line: impl Line,
+    newcomer: Newcomer,
+    first: Vec<Incoming>,
+    router: Arc<Router>,
+    stop: CancellationToken,
+) {
+    let generation = router.generation();
+    let close_timeout = generation.config.limits.close_timeout;
+    let connect_by = Instant::now() + generation.config.server.connect_timeout;
+    drop(generation);
+    let id = newcomer.id;
     let open = Counted::new(&router.metrics.sockets);
-    let newcomer = Newcomer { id, encoding: Encoding::CentrifugeJson, outbox };
-    let close = match Box::pin(handshake(&mut wire, &router, newcomer, early, connect_by, stop)).await {
-        Ok(session) => serve(&mut wire, session).await,
+    let close = match Box::pin(handshake(&mut line, &router, newcomer, first, connect_by, stop)).await {
+        Ok(session) => serve(&mut line, session).await,
         Err(close) => close,
     };
     drop(open);
     router.metrics.closed(close.code);
     tracing::debug!(connection = %id, code = close.code, reason = %close.reason, "closed");
-    wire.finish(close, close_timeout).await;
+    Box::pin(line.finish(close, close_timeout)).await;
 }
 
 /// Counts for as long as it lives, also through a panic.
@@ -79,21 +136,18 @@ impl Drop for Counted {
 
 /// Waits for a good hello, and no longer than the deadline.
 async fn handshake(
-    wire: &mut Wire,
+    line: &mut impl Line,
     router: &Arc<Router>,
     newcomer: Newcomer,
-    early: Bytes,
+    mut messages: Vec<Incoming>,
     deadline: Instant,
     stop: CancellationToken,
 ) -> Result<Session, Close> {
     let mut refused = 0;
-    let mut texts = wire.early(&early);
-    // It is a piece of the HTTP parser's buffer and would keep all of it.
-    drop(early);
     loop {
-        for (n, text) in texts.iter().enumerate() {
+        for (n, message) in messages.iter().enumerate() {
             let mut batch = Batch::new(&router.flusher);
-            let mut requests = centrifuge::decode(text);
+            let mut requests = newcomer.encoding.decode(message);
             while let Some(request) = requests.next() {
                 if stop.is_cancelled() {
                     return Err(Close::SHUTDOWN);
@@ -110,15 +164,13 @@ async fn handshake(
                     session.on_request(request, &mut batch).await?;
                 }
                 drop(batch);
-                for text in &texts[n + 1..] {
-                    session.on_text(text).await?;
-                }
+                session.on_messages(&messages[n + 1..]).await?;
                 return Ok(session);
             }
         }
-        texts = tokio::select! {
-            input = wire.next(deadline) => match input {
-                Input::Texts(texts) => texts,
+        messages = tokio::select! {
+            input = line.next(deadline) => match input {
+                Input::Messages(messages) => messages,
                 Input::Tick => return Err(Close::STALE),
                 Input::Ended(close) => return Err(close),
             },
@@ -136,7 +188,7 @@ const HELLOS_MAX: u32 = 5;
 async fn hello(
     router: &Arc<Router>,
     newcomer: &Newcomer,
-    request: Result<Request<'_>, centrifuge::NotTheProtocol>,
+    request: Result<Request<'_>, NotTheProtocol>,
     batch: &mut Batch<'_>,
 ) -> Result<Option<Session>, Close> {
     let request = understood(request)?;
@@ -153,7 +205,7 @@ async fn hello(
     }
 }
 
-fn understood<'a>(request: Result<Request<'a>, centrifuge::NotTheProtocol>) -> Result<Request<'a>, Close> {
+fn understood<'a>(request: Result<Request<'a>, NotTheProtocol>) -> Result<Request<'a>, Close> {
     request.map_err(|error| {
         tracing::debug!(%error, "bad request");
         Close::BAD_REQUEST
@@ -161,10 +213,10 @@ fn understood<'a>(request: Result<Request<'a>, centrifuge::NotTheProtocol>) -> R
 }
 
 /// The loop of an identified connection.
-async fn serve(wire: &mut Wire, mut session: Session) -> Close {
+async fn serve(line: &mut impl Line, mut session: Session) -> Close {
     loop {
-        let step = match wire.next(session.deadline()).await {
-            Input::Texts(texts) => session.on_texts(&texts).await,
+        let step = match line.next(session.deadline()).await {
+            Input::Messages(messages) => session.on_messages(&messages).await,
             Input::Tick => session.on_tick(),
             Input::Ended(close) => Err(close),
         };
@@ -238,13 +290,13 @@ impl Session {
         }
     }
 
-    async fn on_texts(&mut self, texts: &[tungstenite::Utf8Bytes]) -> Result<(), Close> {
+    async fn on_messages(&mut self, messages: &[Incoming]) -> Result<(), Close> {
         self.heartbeat.alive();
         let router = Arc::clone(&self.router);
         let mut batch = Batch::new(&router.flusher);
         let mut since = Instant::now();
-        for text in texts {
-            for request in centrifuge::decode(text) {
+        for message in messages {
+            for request in self.connection.encoding.decode(message) {
                 self.on_request(request, &mut batch).await?;
                 if since.elapsed() > TURN {
                     batch.flush();
@@ -256,16 +308,12 @@ impl Session {
         Ok(())
     }
 
-    async fn on_text(&mut self, text: &tungstenite::Utf8Bytes) -> Result<(), Close> {
-        self.on_texts(std::slice::from_ref(text)).await
-    }
-
     /// One command. It is async since a room may have to be announced to
     /// others before a join is acknowledged. What waits is boxed: its state
     /// would be a part of each idle connection.
     async fn on_request(
         &mut self,
-        request: Result<Request<'_>, centrifuge::NotTheProtocol>,
+        request: Result<Request<'_>, NotTheProtocol>,
         batch: &mut Batch<'_>,
     ) -> Result<(), Close> {
         let Request { id, command } = understood(request)?;
@@ -298,14 +346,14 @@ impl Session {
                 return Ok(());
             }
             Command::Join { room, token, data, recover } => {
-                let join = JoinView { room: &room, token: &token, data };
+                let join = JoinView { room: &room, token: &token, data: data.as_ref() };
                 // Its good answer is sent on the way, at the right moment.
                 Box::pin(self.router.join(&self.connection, id, join, recover, batch)).await.map(|()| None)
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
-            Command::Publish { room, data } => {
+            Command::Publish { room, payload } => {
                 let on_kept = self.answer_later(id);
-                match self.router.publish(&self.connection, &room, data, on_kept, batch) {
+                match self.router.publish(&self.connection, &room, payload, on_kept, batch) {
                     Ok(Published::Now) => Ok(Some(Reply::Published)),
                     Ok(Published::Later) => Ok(None),
                     Err(refusal) => Err(refusal),
@@ -335,15 +383,15 @@ impl Session {
             Command::Call { method, data } if method == "wayleave.records" || method == "wayleave.record" => {
                 batch.flush();
                 let method = method.trim_start_matches("wayleave.");
-                let called = Box::pin(self.router.records_call(&self.connection, method, data)).await;
+                let called = Box::pin(self.router.records_call(&self.connection, method, data.as_ref())).await;
                 called.map(|data| {
-                    self.put_list(id, &Reply::Called(&data), batch);
+                    self.put_list(id, &Reply::Called(PayloadRef::Text(&data)), batch);
                     None
                 })
             }
             Command::Call { method, data } => match self.router.call(&self.connection, &method, data, batch) {
-                Ok(data) => {
-                    self.put(&self.connection.encoding.reply(id, &Reply::Called(&data)), batch);
+                Ok(payload) => {
+                    self.put(&self.connection.encoding.reply(id, &Reply::Called(payload.borrowed())), batch);
                     Ok(None)
                 }
                 Err(refusal) => Err(refusal),
@@ -435,7 +483,7 @@ fn name(command: &Command<'_>) -> &'static str {
 mod tests {
     use super::*;
 
-    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+    fn size<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 

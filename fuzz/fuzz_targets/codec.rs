@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use wayleave::{
-    protocol::centrifuge,
+    protocol::{Encoding, Incoming},
     session::reader::{Decoded, Reader},
 };
 
@@ -14,20 +14,23 @@ const MESSAGE_SIZE: usize = 4096;
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (cut, bytes) = input;
-    let whole = decode(&[bytes]);
     let pieces: Vec<_> = bytes.chunks(usize::from(cut).max(1)).collect();
-    assert_eq!(decode(&pieces), whole);
-    for text in &whole.0 {
-        requests(text);
+    for encoding in [Encoding::CentrifugeJson, Encoding::CentrifugeProtobuf] {
+        let whole = decode(encoding, &[bytes]);
+        assert_eq!(decode(encoding, &pieces), whole);
+        for message in &whole.0 {
+            requests(encoding, message);
+        }
     }
     // The protocol sees more when it does not have to pass the frames first.
     if let Ok(text) = std::str::from_utf8(bytes) {
-        requests(text);
+        requests(Encoding::CentrifugeJson, &Incoming::Text(text.into()));
     }
+    requests(Encoding::CentrifugeProtobuf, &Incoming::Binary(bytes.to_vec().into()));
 });
 
-fn decode(pieces: &[&[u8]]) -> (Vec<String>, Option<u16>) {
-    let (mut reader, mut decoded) = (Reader::new(MESSAGE_SIZE), Decoded::default());
+fn decode(encoding: Encoding, pieces: &[&[u8]]) -> (Vec<Incoming>, Option<u16>) {
+    let (mut reader, mut decoded) = (Reader::new(MESSAGE_SIZE, encoding.is_protobuf()), Decoded::default());
     let mut end = None;
     for piece in pieces {
         if let Err(close) = reader.feed(piece, &mut decoded) {
@@ -35,12 +38,12 @@ fn decode(pieces: &[&[u8]]) -> (Vec<String>, Option<u16>) {
             break;
         }
     }
-    (decoded.texts.iter().map(|text| text.to_string()).collect(), end)
+    (decoded.messages, end)
 }
 
-fn requests(text: &str) {
+fn requests(encoding: Encoding, message: &Incoming) {
     let mut n = 0;
-    for request in centrifuge::decode(text) {
+    for request in encoding.decode(message) {
         n += 1;
         if request.is_err() {
             break;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{BootId, RoomName},
     plugin::Delivery,
-    protocol::{MemberInfo, Payload, Tag},
+    protocol::{MemberInfo, Payload, PayloadRef, Tag},
     room::Position,
 };
 
@@ -49,6 +49,21 @@ pub enum Body<'a> {
     Record(#[serde(borrow)] Change<'a>),
     /// The path there and back works.
     Probe(u64),
+    /// A client that has no socket of its own has said something elsewhere.
+    Said(#[serde(borrow)] Said<'a>),
+}
+
+/// What a client has said on another instance than holds its stream.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Said<'a> {
+    /// The client, by the name that only it knows.
+    #[serde(borrow)]
+    pub session: Cow<'a, str>,
+    /// Bytes, else a text.
+    pub is_binary: bool,
+    /// The message.
+    #[serde(borrow)]
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// A message in a room. Its name stands once more in each frame, since a
@@ -401,12 +416,12 @@ impl<'a> From<&'a Payload> for Data<'a> {
 }
 
 impl Data<'_> {
-    /// As clients that speak JSON get it, as [`Payload::to_json`] has it.
+    /// The same, borrowed.
     #[must_use]
-    pub fn to_json(&self) -> Cow<'_, str> {
+    pub fn borrowed(&self) -> PayloadRef<'_> {
         match self {
-            Self::Text(text) => Cow::Borrowed(text),
-            Self::Binary(bytes) => Cow::Owned(Payload::base64(bytes)),
+            Self::Text(text) => PayloadRef::Text(text),
+            Self::Binary(bytes) => PayloadRef::Binary(bytes),
         }
     }
 

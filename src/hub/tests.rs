@@ -187,7 +187,7 @@ fn a_connection_that_several_targets_reach_is_reached_once() {
             }
             connections.push(connection);
         }
-        let broadcast = Broadcast::new(crate::protocol::Push::Message("1"));
+        let broadcast = Broadcast::new(crate::protocol::Push::Message(crate::protocol::PayloadRef::Text("1")));
         let mut seen = Seen::tracking();
         seen.exclude(connections[1].id);
         let mut delivered = hub.deliver_room("a", &broadcast, &mut seen, &mut batch);
@@ -222,7 +222,7 @@ fn at(epoch: &str, offset: u64) -> Position {
 }
 
 fn deliver(hub: &Hub, epoch: &str, offset: u64, batch: &mut Batch<'_>) -> Placed {
-    let push = crate::protocol::Push::Publication { room: "a", data: "1", sender: None, tags: &[], offset };
+    let push = crate::protocol::Push::Publication { room: "a", payload: crate::protocol::PayloadRef::Text("1"), sender: None, tags: &[], offset };
     hub.deliver_at("a", &at(epoch, offset), &Broadcast::new(push), batch)
 }
 

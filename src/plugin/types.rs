@@ -157,8 +157,8 @@ pub struct HelloView<'a> {
     pub connection: &'a str,
     /// The token, or empty.
     pub token: &'a str,
-    /// A JSON text.
-    pub data: Option<&'a str>,
+    /// What came with it.
+    pub data: Option<&'a Payload>,
     /// The client library.
     pub name: &'a str,
     /// Its version.
@@ -196,8 +196,8 @@ pub struct JoinView<'a> {
     pub room: &'a str,
     /// The subscription token, or empty.
     pub token: &'a str,
-    /// A JSON text.
-    pub data: Option<&'a str>,
+    /// What came with it.
+    pub data: Option<&'a Payload>,
 }
 
 /// A right, as an admission leaves it.
@@ -243,8 +243,8 @@ pub struct Terms {
     pub presence: Permission,
     /// JSON shown beside it, or empty.
     pub info: String,
-    /// A JSON text for the client.
-    pub data: Option<String>,
+    /// For the client.
+    pub data: Option<Payload>,
 }
 
 /// What `authorize` answers.
@@ -350,7 +350,7 @@ pub enum Action {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The reply: a JSON text.
-    Reply(String, Vec<Action>),
+    Reply(Payload, Vec<Action>),
     /// No.
     Refuse(Refusal),
     /// Not my method.

@@ -28,7 +28,7 @@ mod bindings {
 
 pub(super) use bindings::wayleave;
 use bindings::{exports::wayleave::plugin as hooks, wayleave::plugin::types as wit};
-use convert::{actions, checked, deliveries, json_or_empty, json_text};
+use convert::{actions, checked, deliveries, json_or_empty};
 
 /// The version that this module speaks.
 pub(super) const VERSION: &str = "0.1.0";
@@ -154,7 +154,7 @@ impl Functions {
     ) -> wasmtime::Result<Authentication> {
         let hook = self.authenticate.as_ref().ok_or_else(absent)?;
         let HelloView { connection, token, data, name, version } = hello;
-        let data = data.map(wit::PayloadParam::Text);
+        let data = data.map(wit::PayloadParam::from);
         let hello = hooks::authenticate::Hello { connection, token, data, name, version, attributes: &[] };
         Ok(match hook.call_authenticate(store, hello)? {
             hooks::authenticate::Authentication::Accept(identity) => Authentication::Accept(Identity {
@@ -176,14 +176,14 @@ impl Functions {
     ) -> wasmtime::Result<Admission> {
         let hook = self.authorize.as_ref().ok_or_else(absent)?;
         let JoinView { room, token, data } = join;
-        let data = data.map(wit::PayloadParam::Text);
+        let data = data.map(wit::PayloadParam::from);
         let request = hooks::authorize::JoinRequest { room, token, data, attributes: &[] };
         Ok(match hook.call_join(store, who.into(), request)? {
             hooks::authorize::Admission::Allow(terms) => Admission::Allow(Terms {
                 publish: terms.publish.into(),
                 presence: terms.presence.into(),
                 info: json_or_empty(terms.info)?,
-                data: terms.data.map(|data| json_text(data.into())).transpose()?,
+                data: terms.data.map(|data| checked(data.into())).transpose()?,
             }),
             hooks::authorize::Admission::Refuse(refusal) => Admission::Refuse(refusal.into()),
         })
@@ -265,7 +265,7 @@ impl Functions {
         let hook = self.call.as_ref().ok_or_else(absent)?;
         Ok(match hook.call_call(store, caller.into(), method, payload.into())? {
             hooks::call::Answer::Reply(reply) => {
-                Answer::Reply(json_text(reply.payload.into())?, actions(reply.actions, max)?)
+                Answer::Reply(checked(reply.payload.into())?, actions(reply.actions, max)?)
             }
             hooks::call::Answer::Refuse(refusal) => Answer::Refuse(refusal.into()),
             hooks::call::Answer::Unknown => Answer::Unknown,

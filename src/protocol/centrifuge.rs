@@ -6,12 +6,12 @@
 
 use std::{borrow::Cow, io::Write};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Command, Hello, JoinedRoom, MemberInfo, PastPublication, Push, Refusal, Reply, Request, Seen, Tag, Welcome, frame,
+    Command, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef, Push, Refusal, Reply,
+    Request, Said, Seen, Tag, Welcome,
 };
 use crate::room::Position;
 
@@ -147,10 +147,24 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// A frame that is not the protocol; the connection ends with 3501.
-#[derive(Debug, thiserror::Error)]
-#[error("not a command of the Centrifuge protocol: {0}")]
-pub struct NotTheProtocol(String);
+#[derive(Deserialize)]
+struct WireSaid {
+    node: String,
+    session: String,
+    data: String,
+}
+
+impl Said {
+    /// From the body of a request: the commands are a text in it.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, NotTheProtocol> {
+        let wire = serde_json::from_slice(bytes).map_err(|error| NotTheProtocol(error.to_string().into()))?;
+        let WireSaid { node, session, data } = wire;
+        Ok(Self { node, session, message: Incoming::Text(data.into()) })
+    }
+}
 
 /// The commands in a frame, in order. Blank lines count for nothing; a frame
 /// without any command is not the protocol.
@@ -163,8 +177,8 @@ pub fn decode(text: &str) -> impl Iterator<Item = Result<Request<'_>, NotTheProt
     nothing.then(|| Err(NotTheProtocol("an empty frame".into()))).into_iter().chain(lines().map(decode_command))
 }
 
-fn raw(value: Option<&RawValue>) -> Option<&str> {
-    value.map(RawValue::get)
+fn raw(value: Option<&RawValue>) -> Option<Payload> {
+    value.map(|value| Payload::Text(value.get().to_owned()))
 }
 
 fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
@@ -172,7 +186,7 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
     if !line.trim_ascii_start().starts_with('{') {
         return Err(NotTheProtocol("expected an object".into()));
     }
-    let wire: WireCommand<'_> = serde_json::from_str(line).map_err(|error| NotTheProtocol(error.to_string()))?;
+    let wire: WireCommand<'_> = serde_json::from_str(line).map_err(|error| NotTheProtocol(error.to_string().into()))?;
     let id = wire.id;
     let is_offered_not = wire.refresh.is_some() || wire.sub_refresh.is_some();
     let command = if let Some(connect) = wire.connect {
@@ -186,8 +200,8 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
     } else if let Some(unsubscribe) = wire.unsubscribe {
         Command::Leave { room: unsubscribe.channel }
     } else if let Some(publish) = wire.publish {
-        let data = publish.data.ok_or_else(|| NotTheProtocol("publish without data".into()))?;
-        Command::Publish { room: publish.channel, data: data.get() }
+        let payload = raw(publish.data).ok_or_else(|| NotTheProtocol("publish without data".into()))?;
+        Command::Publish { room: publish.channel, payload }
     } else if let Some(presence) = wire.presence {
         Command::Presence { room: presence.channel }
     } else if let Some(stats) = wire.presence_stats {
@@ -262,28 +276,27 @@ fn raw_json(buffer: &mut Vec<u8>, text: &str) {
     }
 }
 
+/// Appends a body as JSON.
+fn body(buffer: &mut Vec<u8>, payload: PayloadRef<'_>) {
+    raw_json(buffer, &payload.to_json());
+}
+
 fn info(buffer: &mut Vec<u8>, member: &MemberInfo) {
     json(buffer, &WireInfo::from(member));
 }
 
-/// The frame of a refusal.
-#[must_use]
-pub fn encode_refusal(id: u32, refusal: &Refusal) -> Bytes {
-    frame::text(|buffer| {
-        let _infallible = write!(buffer, r#"{{"id":{id},"error":{{"code":{},"message":"#, refusal.code);
-        json(buffer, &refusal.reason);
-        buffer.extend_from_slice(if refusal.temporary { br#","temporary":true}}"# } else { b"}}" });
-    })
+/// Appends a refusal.
+pub(super) fn write_refusal(buffer: &mut Vec<u8>, id: u32, refusal: &Refusal) {
+    let _infallible = write!(buffer, r#"{{"id":{id},"error":{{"code":{},"message":"#, refusal.code);
+    json(buffer, &refusal.reason);
+    buffer.extend_from_slice(if refusal.temporary { br#","temporary":true}}"# } else { b"}}" });
 }
 
-/// The frame of a reply.
-#[must_use]
-pub fn encode_reply(id: u32, reply: &Reply<'_>) -> Bytes {
-    frame::text(|buffer| {
-        let _infallible = write!(buffer, r#"{{"id":{id},"#);
-        encode_result(buffer, reply);
-        buffer.push(b'}');
-    })
+/// Appends a reply.
+pub(super) fn write_reply(buffer: &mut Vec<u8>, id: u32, reply: &Reply<'_>) {
+    let _infallible = write!(buffer, r#"{{"id":{id},"#);
+    encode_result(buffer, reply);
+    buffer.push(b'}');
 }
 
 fn encode_result(buffer: &mut Vec<u8>, reply: &Reply<'_>) {
@@ -323,7 +336,7 @@ fn encode_result(buffer: &mut Vec<u8>, reply: &Reply<'_>) {
         }
         Reply::Called(data) => {
             buffer.extend_from_slice(br#""rpc":{"data":"#);
-            raw_json(buffer, data);
+            body(buffer, *data);
             buffer.push(b'}');
         }
         Reply::Pong => buffer.extend_from_slice(br#""ping":{}"#),
@@ -331,12 +344,15 @@ fn encode_result(buffer: &mut Vec<u8>, reply: &Reply<'_>) {
 }
 
 fn encode_welcome(buffer: &mut Vec<u8>, welcome: &Welcome<'_>) {
-    let Welcome { connection, instance, ping, pong, rooms } = welcome;
-    let version = concat!("wayleave ", env!("CARGO_PKG_VERSION"));
+    let Welcome { connection, instance, ping, pong, session, rooms } = welcome;
+    let version = super::VERSION;
     let _infallible = write!(
         buffer,
         r#""connect":{{"client":"{connection}","version":"{version}","ping":{ping},"pong":{pong},"node":"{instance}""#
     );
+    if let Some(session) = session {
+        let _infallible = write!(buffer, r#","session":"{session}""#);
+    }
     if !rooms.is_empty() {
         buffer.extend_from_slice(br#","subs":{"#);
         for (n, (room, joined)) in rooms.iter().enumerate() {
@@ -354,7 +370,7 @@ fn encode_welcome(buffer: &mut Vec<u8>, welcome: &Welcome<'_>) {
 }
 
 /// The members of an object, between its braces.
-fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom<'_>) {
+fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom) {
     let JoinedRoom { data, position, publications, was_recovering, recovered } = joined;
     let start = buffer.len();
     let comma = |buffer: &mut Vec<u8>| {
@@ -364,7 +380,7 @@ fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom<'_>) {
     };
     if let Some(data) = data {
         buffer.extend_from_slice(br#""data":"#);
-        raw_json(buffer, data);
+        body(buffer, data.borrowed());
     }
     if let Some(Position { epoch, offset }) = position {
         comma(buffer);
@@ -388,18 +404,24 @@ fn encode_publications(buffer: &mut Vec<u8>, publications: &[PastPublication]) {
     }
     buffer.extend_from_slice(br#""publications":["#);
     for (n, publication) in publications.iter().enumerate() {
-        let PastPublication { offset, data, sender, tags } = publication;
+        let PastPublication { offset, payload, sender, tags } = publication;
         buffer.extend_from_slice(if n > 0 { b",{" } else { b"{" });
-        encode_publication(buffer, data, sender.as_ref(), tags, *offset);
+        encode_publication(buffer, payload.borrowed(), sender.as_ref(), tags, *offset);
         buffer.push(b'}');
     }
     buffer.push(b']');
 }
 
 /// The members of a publication, between its braces.
-fn encode_publication(buffer: &mut Vec<u8>, data: &str, sender: Option<&MemberInfo>, tags: &[Tag<'_>], offset: u64) {
+fn encode_publication(
+    buffer: &mut Vec<u8>,
+    payload: PayloadRef<'_>,
+    sender: Option<&MemberInfo>,
+    tags: &[Tag<'_>],
+    offset: u64,
+) {
     buffer.extend_from_slice(br#""data":"#);
-    raw_json(buffer, data);
+    body(buffer, payload);
     if let Some(sender) = sender {
         buffer.extend_from_slice(br#","info":"#);
         info(buffer, sender);
@@ -421,45 +443,46 @@ fn encode_publication(buffer: &mut Vec<u8>, data: &str, sender: Option<&MemberIn
     }
 }
 
-/// The frame of a push.
-#[must_use]
-pub fn encode_push(push: &Push<'_>) -> Bytes {
-    frame::text(|buffer| {
-        let open = |buffer: &mut Vec<u8>, room: &str, kind: &str| {
-            buffer.extend_from_slice(br#"{"push":{"channel":"#);
-            json(buffer, room);
-            let _infallible = write!(buffer, r#","{kind}":{{"#);
-        };
-        match push {
-            Push::Ping => {
-                buffer.extend_from_slice(b"{}");
-                return;
-            }
-            Push::Message(data) => {
-                buffer.extend_from_slice(br#"{"push":{"message":{"data":"#);
-                raw_json(buffer, data);
-            }
-            Push::Publication { room, data, sender, tags, offset } => {
-                open(buffer, room, "pub");
-                encode_publication(buffer, data, *sender, tags, *offset);
-            }
-            Push::Joined { room, member } | Push::Left { room, member } => {
-                open(buffer, room, if matches!(push, Push::Joined { .. }) { "join" } else { "leave" });
-                buffer.extend_from_slice(br#""info":"#);
-                info(buffer, member);
-            }
-            Push::YouJoined { room, joined } => {
-                open(buffer, room, "subscribe");
-                encode_joined(buffer, joined);
-            }
-            Push::YouLeft { room, code, reason } => {
-                open(buffer, room, "unsubscribe");
-                let _infallible = write!(buffer, r#""code":{code},"reason":"#);
-                json(buffer, reason);
-            }
+/// Appends a push.
+pub(super) fn write_push(buffer: &mut Vec<u8>, push: &Push<'_>) {
+    let open = |buffer: &mut Vec<u8>, room: &str, kind: &str| {
+        buffer.extend_from_slice(br#"{"push":{"channel":"#);
+        json(buffer, room);
+        let _infallible = write!(buffer, r#","{kind}":{{"#);
+    };
+    match push {
+        Push::Ping => {
+            buffer.extend_from_slice(b"{}");
+            return;
         }
-        buffer.extend_from_slice(b"}}}");
-    })
+        Push::Message(payload) => {
+            buffer.extend_from_slice(br#"{"push":{"message":{"data":"#);
+            body(buffer, *payload);
+        }
+        Push::Ended(close) => {
+            let _infallible = write!(buffer, r#"{{"push":{{"disconnect":{{"code":{},"reason":"#, close.code);
+            json(buffer, &close.reason);
+        }
+        Push::Publication { room, payload, sender, tags, offset } => {
+            open(buffer, room, "pub");
+            encode_publication(buffer, *payload, *sender, tags, *offset);
+        }
+        Push::Joined { room, member } | Push::Left { room, member } => {
+            open(buffer, room, if matches!(push, Push::Joined { .. }) { "join" } else { "leave" });
+            buffer.extend_from_slice(br#""info":"#);
+            info(buffer, member);
+        }
+        Push::YouJoined { room, joined } => {
+            open(buffer, room, "subscribe");
+            encode_joined(buffer, joined);
+        }
+        Push::YouLeft { room, code, reason } => {
+            open(buffer, room, "unsubscribe");
+            let _infallible = write!(buffer, r#""code":{code},"reason":"#);
+            json(buffer, reason);
+        }
+    }
+    buffer.extend_from_slice(b"}}}");
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::Close;
 
 const FINAL_TEXT: u8 = 0x81;
+const FINAL_BINARY: u8 = 0x82;
 const FINAL_CLOSE: u8 = 0x88;
 
 /// The longest header of an unmasked frame.
@@ -13,7 +14,16 @@ const HEADER_MAX: usize = 10;
 
 /// Builds a text frame; `write` appends the text to the buffer.
 pub fn text(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    // The length stands before the text, so the text is written behind room
+    build(FINAL_TEXT, write)
+}
+
+/// Builds a binary frame; `write` appends the bytes to the buffer.
+pub fn binary(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    build(FINAL_BINARY, write)
+}
+
+fn build(first: u8, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    // The length stands before the payload, so that is written behind room
     // for the longest header and the header then put right before it.
     let mut buffer = Vec::with_capacity(HEADER_MAX + 246);
     buffer.resize(HEADER_MAX, 0);
@@ -22,7 +32,7 @@ pub fn text(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     buffer.shrink_to_fit();
     let length = buffer.len() - HEADER_MAX;
     let mut header = BytesMut::with_capacity(HEADER_MAX);
-    put_header(&mut header, FINAL_TEXT, length);
+    put_header(&mut header, first, length);
     let start = HEADER_MAX - header.len();
     buffer[start..HEADER_MAX].copy_from_slice(&header);
     Bytes::from(buffer).slice(start..)

@@ -355,7 +355,9 @@ impl Router {
     /// Why there is no answer.
     pub fn call_by_server(self: &Arc<Self>, method: &str, data: Option<&str>) -> Result<String, Refusal> {
         let caller = Caller { connection: "", user: "", info: "" };
-        self.call_as(caller, method, data, &mut Batch::new(&self.flusher))
+        let data = data.map(|data| Payload::Text(data.to_owned()));
+        let reply = self.call_as(caller, method, data, &mut Batch::new(&self.flusher))?;
+        Ok(reply.to_json().into_owned())
     }
 
     /// Forgets what a room has kept. Its count goes on.

@@ -32,6 +32,8 @@ pub struct Newcomer {
     pub encoding: Encoding,
     /// Where its frames go.
     pub outbox: Arc<Outbox>,
+    /// By what requests beside its stream name it; None: it has a socket.
+    pub session: Option<String>,
 }
 
 /// Why somebody is not let in.
@@ -120,6 +122,7 @@ impl Router {
             instance: &self.instance,
             ping: server.ping_interval.as_secs(),
             pong: server.require_pong,
+            session: newcomer.session.as_deref(),
             rooms: &told,
         };
         outbox.greet_in(encoding.reply(id, &Reply::Connected(welcome)), batch);
@@ -264,7 +267,7 @@ impl Router {
 /// Plugins first, then the token, then whether anybody may come.
 fn authenticate(generation: &Generation, id: &str, hello: &Hello<'_>) -> Result<Identity, NotConnected> {
     let asked =
-        HelloView { connection: id, token: &hello.token, data: hello.data, name: &hello.name, version: &hello.version };
+        HelloView { connection: id, token: &hello.token, data: hello.data.as_ref(), name: &hello.name, version: &hello.version };
     for plugin in &generation.authenticators {
         match plugin.authenticate(asked) {
             Ok(Authentication::Accept(identity)) => return check_identity(generation, identity),

@@ -107,7 +107,7 @@ impl Router {
         tags: &[Tag<'_>],
         batch: &mut Batch<'_>,
     ) {
-        let push = Push::Publication { room, data: &payload.to_json(), sender, tags, offset: 0 };
+        let push = Push::Publication { room, payload: payload.borrowed(), sender, tags, offset: 0 };
         let delivered = self.hub.deliver_room(room, &Broadcast::new(push), &mut Seen::default(), batch);
         self.metrics.deliveries.inc_by(delivered.queued as u64);
         if let Some(cluster) = &self.cluster {
@@ -133,8 +133,8 @@ impl Router {
         let Some(cluster) = &self.cluster else {
             let frame = Bytes::from(Frame { origin: self.boot, body }.encode());
             let appended = self.memory.append(room, frame, keep, key, Instant::now(), |position| {
-                let data = payload.to_json();
-                let push = Push::Publication { room, data: &data, sender, tags, offset: position.offset };
+                let (payload, offset) = (payload.borrowed(), position.offset);
+                let push = Push::Publication { room, payload, sender, tags, offset };
                 let placed = self.hub.deliver_at(room, position, &Broadcast::new(push), batch);
                 match placed {
                     Placed::Delivered(delivered) => drop(self.metrics.deliveries.inc_by(delivered.queued as u64)),
@@ -255,7 +255,7 @@ impl Router {
         tags: &[Tag<'_>],
         batch: &mut Batch<'_>,
     ) -> Delivered {
-        let data = payload.to_json();
+        let payload = payload.borrowed();
         let several = delivery.to.len() > 1 || matches!(delivery.to.first(), Some(Target::Pattern(_)));
         let mut seen = if several { Seen::tracking() } else { Seen::default() };
         for target in &delivery.except {
@@ -269,7 +269,7 @@ impl Router {
         let mut delivered = Delivered::default();
         for target in &delivery.to {
             let to_room = |room: &str, seen: &mut Seen, batch: &mut Batch<'_>| {
-                let push = Push::Publication { room, data: &data, sender, tags, offset: 0 };
+                let push = Push::Publication { room, payload, sender, tags, offset: 0 };
                 self.hub.deliver_room(room, &Broadcast::new(push), seen, batch)
             };
             delivered += match target {
@@ -289,11 +289,11 @@ impl Router {
                 },
                 Target::User(user) if generation.config.server.personal_rooms => {
                     let room = format!("user:{user}");
-                    let push = Push::Publication { room: &room, data: &data, sender, tags, offset: 0 };
+                    let push = Push::Publication { room: &room, payload, sender, tags, offset: 0 };
                     self.hub.deliver_each(&self.hub.connections_of(user), &Broadcast::new(push), &mut seen, batch)
                 }
                 target @ (Target::User(_) | Target::Connection(_) | Target::Everyone) => {
-                    let broadcast = Broadcast::new(Push::Message(&data));
+                    let broadcast = Broadcast::new(Push::Message(payload));
                     self.hub.deliver_each(&self.resolve(target), &broadcast, &mut seen, batch)
                 }
             };

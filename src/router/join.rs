@@ -18,7 +18,7 @@ use crate::{
     hub::{Connection, Kept, Membership, NotAdded, Place, Stand, Told, Waiting},
     id::RoomName,
     plugin::{Admission, Caller, EventView, JoinView, Permission, Terms},
-    protocol::{self, Broadcast, JoinedRoom, Push, Refusal, Reply, codes},
+    protocol::{self, Broadcast, JoinedRoom, Payload, Push, Refusal, Reply, codes},
     room::history::{RECOVERY_MAX, Range},
     session::flusher::Batch,
 };
@@ -27,8 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) membership: Membership,
-    /// A JSON text for the client.
-    pub(super) data: Option<String>,
+    /// For the client.
+    pub(super) data: Option<Payload>,
 }
 
 impl Admitted {
@@ -123,7 +123,7 @@ impl Router {
         seen: Option<protocol::Seen<'_>>,
         max: usize,
         batch: &mut Batch<'_>,
-    ) -> Result<JoinedRoom<'static>, Refusal> {
+    ) -> Result<JoinedRoom, Refusal> {
         let place = self.hub.reserve(connection, room, max).map_err(not_added)?;
         let entrant = Entrant { connection, room, admitted, greeting, seen, place };
         let mut is_registering = false;
@@ -162,7 +162,7 @@ impl Router {
         entrant: Entrant<'_>,
         is_registering: &mut bool,
         batch: &mut Batch<'_>,
-    ) -> Result<JoinedRoom<'static>, Refusal> {
+    ) -> Result<JoinedRoom, Refusal> {
         let Entrant { connection, room, mut admitted, greeting, seen, place } = entrant;
         // A user's own room is its connections' alone and needs nothing of this.
         let entry = generation.room(room).map(|(entry, _)| entry).filter(|_| !is_personal(generation, room));
@@ -184,7 +184,7 @@ impl Router {
         let others = tells.then(|| Broadcast::new(Push::Joined { room, member: &member }));
         let by_user = told_of == JoinLeave::Users;
         let Admitted { membership, data } = admitted;
-        let mut joined = JoinedRoom { data: data.map(Into::into), ..JoinedRoom::default() };
+        let mut joined = JoinedRoom { data, ..JoinedRoom::default() };
         let Some((keep, entry)) = entry.and_then(|entry| Some((entry.history?, entry))) else {
             let told = Told { own: greeting.frame(connection, room, &joined), others, by_user };
             self.hub.join(connection, room, membership, place, Stand::Live, &told, batch).map_err(not_added)?;
@@ -283,7 +283,7 @@ impl Router {
         if let Some(info) = info {
             admitted.membership.info = info.into();
         }
-        admitted.data = data.map(str::to_owned).or(admitted.data);
+        admitted.data = data.map(|data| Payload::Text(data.to_owned())).or(admitted.data);
         let mut batch = Batch::new(&self.flusher);
         let max = generation.config.limits.rooms_per_connection;
         match self.enter(generation, connection, room, admitted, Greeting::Push, seen, max, &mut batch).await {
@@ -375,7 +375,7 @@ impl Router {
 }
 
 impl Greeting {
-    fn frame(&self, connection: &Connection, room: &str, joined: &JoinedRoom<'_>) -> Option<Bytes> {
+    fn frame(&self, connection: &Connection, room: &str, joined: &JoinedRoom) -> Option<Bytes> {
         match self {
             Self::Reply(id) => Some(connection.encoding.reply(*id, &Reply::Joined(joined))),
             Self::Push => Some(connection.encoding.push(&Push::YouJoined { room, joined })),

@@ -19,7 +19,7 @@ use crate::{
     config::RecordsConfig,
     hub::{Connection, Seen},
     id::RoomName,
-    protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
+    protocol::{Broadcast, MemberInfo, Payload, PayloadRef, Push, Refusal, Tag},
     room::records::{Documents, Edit, NAME_MAX, Record, Unwritten},
     session::flusher::Batch,
 };
@@ -160,9 +160,9 @@ impl Router {
         self: &Arc<Self>,
         from: &Arc<Connection>,
         method: &str,
-        data: Option<&str>,
+        data: Option<&Payload>,
     ) -> Result<String, Refusal> {
-        let asked: Value = serde_json::from_str(data.unwrap_or("null")).unwrap_or_default();
+        let asked: Value = data.and_then(|data| serde_json::from_str(&data.to_json()).ok()).unwrap_or_default();
         let room = asked["room"].as_str().ok_or(Refusal::BAD_REQUEST)?;
         let generation = self.generation();
         check_name(room, generation.config.limits.name_length)?;
@@ -295,7 +295,7 @@ impl Router {
     ) {
         let data = format!(r#"{{"record":{},"version":{version},"{kind}":{text}}}"#, json!(name));
         let tags: [Tag<'_>; 1] = [("record".into(), name.into())];
-        let push = Push::Publication { room, data: &data, sender: None::<&MemberInfo>, tags: &tags, offset: 0 };
+        let push = Push::Publication { room, payload: PayloadRef::Text(&data), sender: None::<&MemberInfo>, tags: &tags, offset: 0 };
         let mut batch = Batch::new(&self.flusher);
         let broadcast = Broadcast::new(push);
         match only {

@@ -119,7 +119,7 @@ pub(super) fn past_publication(kept: &Kept) -> Option<PastPublication> {
     Some(PastPublication {
         offset: kept.offset,
         sender: publication.sender.as_ref().map(envelope::Member::to_info),
-        data: publication.payload.to_json().into_owned(),
+        payload: publication.payload.into_payload(),
         tags: publication.tags.into_iter().map(owned).collect(),
     })
 }
@@ -143,6 +143,7 @@ impl Receiver for Remote {
             Body::Record(change) => router.on_record(&change),
             Body::Order(order) if !is_own => router.take_order(order),
             Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
+            Body::Said(said) if !is_own => router.on_said(said),
             Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
             _ => {}
         }
@@ -243,7 +244,7 @@ impl Router {
         let sender = publication.sender.as_ref().map(envelope::Member::to_info);
         let push = Push::Publication {
             room: &publication.room,
-            data: &publication.payload.to_json(),
+            payload: publication.payload.borrowed(),
             sender: sender.as_ref(),
             tags: &publication.tags,
             offset: 0,
@@ -258,7 +259,7 @@ impl Router {
         let sender = publication.sender.as_ref().map(envelope::Member::to_info);
         let push = Push::Publication {
             room: &publication.room,
-            data: &publication.payload.to_json(),
+            payload: publication.payload.borrowed(),
             sender: sender.as_ref(),
             tags: &publication.tags,
             offset: position.offset,

@@ -131,7 +131,7 @@ impl Router {
             let Some(past) = remote::past_publication(kept) else { continue };
             let push = Push::Publication {
                 room,
-                data: &past.data,
+                payload: past.payload.borrowed(),
                 sender: past.sender.as_ref(),
                 tags: &past.tags,
                 offset: kept.offset,

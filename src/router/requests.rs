@@ -33,7 +33,7 @@ use crate::{
     config::Target,
     hub::{Connection, Seen},
     id::{BootId, ConnectionId, RoomName},
-    protocol::{self, Broadcast, Close, Push, Refusal},
+    protocol::{self, Broadcast, Close, Payload, PayloadRef, Push, Refusal},
     session::flusher::Batch,
 };
 
@@ -425,7 +425,7 @@ impl Router {
         }
         let text = format!(r#"{{"request":"{name}","data":{data}}}"#);
         let mut batch = Batch::new(&self.flusher);
-        let broadcast = Broadcast::new(Push::Message(&text));
+        let broadcast = Broadcast::new(Push::Message(PayloadRef::Text(&text)));
         self.hub.deliver_each(&connections, &broadcast, &mut Seen::default(), &mut batch);
         // One may have ended before it was awaited, and nothing would show it.
         for connection in connections.iter().filter(|connection| self.hub.connection(connection.id).is_none()) {
@@ -466,9 +466,9 @@ impl Router {
     ///
     /// # Errors
     /// If it was not asked, or answers too late or too much.
-    pub(super) fn on_client_answer(&self, from: &Connection, data: Option<&str>) -> Result<String, Refusal> {
-        let answer: ClientAnswer<'_> =
-            data.and_then(|data| serde_json::from_str(data).ok()).ok_or(Refusal::BAD_REQUEST)?;
+    pub(super) fn on_client_answer(&self, from: &Connection, data: Option<&Payload>) -> Result<Payload, Refusal> {
+        let Some(Payload::Text(data)) = data else { return Err(Refusal::BAD_REQUEST) };
+        let answer: ClientAnswer<'_> = serde_json::from_str(data).map_err(|_| Refusal::BAD_REQUEST)?;
         let mut all = self.questions.put.lock();
         let put = all.get_mut(&*answer.request).ok_or(Refusal::NOT_AVAILABLE)?;
         if !put.awaited.remove(&from.id) {
@@ -482,7 +482,7 @@ impl Router {
         }
         put.is_cut |= !fits;
         put.wake.notify_one();
-        if fits { Ok("{}".to_owned()) } else { Err(Refusal::LIMIT_EXCEEDED) }
+        if fits { Ok(Payload::Text("{}".to_owned())) } else { Err(Refusal::LIMIT_EXCEEDED) }
     }
 
     /// The connections here that some targets reach, each once.

@@ -6,14 +6,20 @@
 //! delivered when nobody else is at it; only a socket that takes no more is
 //! left to its session, which waits until it is writable.
 
-use std::{cell::RefCell, collections::VecDeque, io, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    io,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{net::TcpStream, sync::Notify};
 
 use super::flusher::Batch;
-use crate::protocol::{Close, frame};
+use crate::protocol::{Close, Encoding};
 
 /// Frames that wait are joined into one write of up to this many bytes. A
 /// loopback socket takes about this much at once before it is full.
@@ -22,6 +28,8 @@ const WRITE_MAX: usize = 64 << 10;
 /// The queue and the socket behind it.
 #[derive(Debug)]
 pub struct Outbox {
+    /// What its close goes out as.
+    encoding: Encoding,
     /// Bytes that may wait.
     max: usize,
     /// Told when the session has to look: closing, or blocked.
@@ -32,11 +40,21 @@ pub struct Outbox {
     queue: Mutex<Queue>,
 }
 
+/// Where frames go.
+#[derive(Debug, Default)]
+enum Sink {
+    /// The session has ended. What is known of its connection may live on for
+    /// longer, and must not keep the socket open.
+    #[default]
+    Nowhere,
+    Socket(Arc<TcpStream>),
+    /// The body of a response takes them when it can; this waits for them.
+    Body(Option<Waker>),
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    /// None: the session has ended. What is known of its connection may live on
-    /// for longer, and must not keep the socket open.
-    socket: Option<Arc<TcpStream>>,
+    sink: Sink,
     frames: VecDeque<Bytes>,
     /// Bytes of the first frame that are written already.
     written: usize,
@@ -75,17 +93,31 @@ impl Outbox {
     /// `max`: bytes that may wait. `shard`: which flusher writes for it.
     #[must_use]
     pub fn new(socket: impl Into<Arc<TcpStream>>, max: usize, shard: usize) -> Self {
-        let queue = Queue { socket: Some(socket.into()), ..Queue::default() };
-        Self { max, wake: Notify::new(), shard, queue: Mutex::new(queue) }
+        Self::to(Sink::Socket(socket.into()), Encoding::CentrifugeJson, max, shard)
+    }
+
+    /// One whose frames are taken by [`poll_take`](Self::poll_take).
+    #[must_use]
+    pub fn taken(encoding: Encoding, max: usize, shard: usize) -> Self {
+        Self::to(Sink::Body(None), encoding, max, shard)
+    }
+
+    fn to(sink: Sink, encoding: Encoding, max: usize, shard: usize) -> Self {
+        let queue = Queue { sink, ..Queue::default() };
+        Self { encoding, max, wake: Notify::new(), shard, queue: Mutex::new(queue) }
     }
 
     /// Lets go of the socket; nothing is written any more.
-    pub(super) fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         let mut queue = self.queue.lock();
         queue.fail();
-        let socket = queue.socket.take();
+        let sink = std::mem::take(&mut queue.sink);
         drop(queue);
-        drop(socket);
+        self.wake.notify_one();
+        // A body that waits learns that nothing more comes.
+        if let Sink::Body(Some(waker)) = sink {
+            waker.wake();
+        }
     }
 
     pub(super) fn shard(&self) -> usize {
@@ -122,7 +154,7 @@ impl Outbox {
             return Pushed::Closed;
         }
         if queue.bytes + frame.len() > self.max {
-            queue.close(Close::SLOW);
+            queue.close(Close::SLOW, self.encoding);
             drop(queue);
             self.wake.notify_one();
             return Pushed::Overflow;
@@ -166,7 +198,7 @@ impl Outbox {
     pub fn close(&self, close: Close) {
         let mut queue = self.queue.lock();
         if queue.closing.is_none() {
-            queue.close(close);
+            queue.close(close, self.encoding);
         }
         drop(queue);
         self.wake.notify_one();
@@ -207,12 +239,42 @@ impl Outbox {
         self.wake.notified().await;
     }
 
+    /// Takes out what waits, some at a time; None: nothing more comes.
+    pub(crate) fn poll_take(&self, context: &Context<'_>) -> Poll<Option<Bytes>> {
+        let mut queue = self.queue.lock();
+        if queue.finished {
+            return Poll::Ready(None);
+        }
+        if !queue.frames.is_empty() && (!queue.held || queue.closing.is_some()) {
+            let taken = queue.joined(Bytes::copy_from_slice);
+            queue.advance(taken.len());
+            return Poll::Ready(Some(taken));
+        }
+        if queue.closing.is_some() {
+            queue.finished = true;
+            drop(queue);
+            self.wake.notify_one();
+            return Poll::Ready(None);
+        }
+        queue.frames.shrink_to(FRAMES_KEPT);
+        queue.sink = Sink::Body(Some(context.waker().clone()));
+        Poll::Pending
+    }
+
     /// Writes what waits until the socket takes no more.
     pub(super) fn flush(&self) {
         let mut queue = self.queue.lock();
         queue.scheduled = false;
         queue.blocked = false;
         if queue.held && queue.closing.is_none() {
+            return;
+        }
+        if let Sink::Body(waker) = &mut queue.sink {
+            let waker = waker.take();
+            drop(queue);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
             return;
         }
         while !queue.frames.is_empty() {
@@ -254,7 +316,7 @@ impl Queue {
         Pushed::Schedule
     }
 
-    fn close(&mut self, close: Close) {
+    fn close(&mut self, close: Close, encoding: Encoding) {
         if close == Close::SLOW {
             // The client has no use for old news; what is half written must
             // be finished, or the close frame would be read as its rest.
@@ -263,7 +325,7 @@ impl Queue {
         }
         // A client that has closed has been answered already, or is gone.
         if close.code != Close::BY_CLIENT.code {
-            let last = frame::close(&close);
+            let last = encoding.close(&close);
             self.bytes += last.len();
             self.frames.push_back(last);
         }
@@ -279,12 +341,17 @@ impl Queue {
     }
 
     fn write(&self) -> io::Result<usize> {
-        let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let Sink::Socket(socket) = &self.sink else { return Err(io::ErrorKind::NotConnected.into()) };
+        self.joined(|bytes| socket.try_write(bytes))
+    }
+
+    /// What goes out at once. Copying small frames together costs less than a
+    /// vectored write.
+    fn joined<T>(&self, to: impl FnOnce(&[u8]) -> T) -> T {
         let first = &self.frames[0][self.written..];
         if self.frames.len() == 1 {
-            return socket.try_write(first);
+            return to(first);
         }
-        // Copying small frames together costs less than a vectored write.
         JOINED.with_borrow_mut(|joined| {
             joined.clear();
             joined.extend_from_slice(first);
@@ -294,7 +361,7 @@ impl Queue {
                 }
                 joined.extend_from_slice(frame);
             }
-            socket.try_write(joined)
+            to(joined)
         })
     }
 

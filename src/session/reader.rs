@@ -1,19 +1,19 @@
 //! From bytes to messages: the reading half of a WebSocket.
 //!
 //! tungstenite decodes and keeps the rules of RFC 6455. It is handed the bytes
-//! of each read and gives back whole texts; what it wants sent (pongs, the
+//! of each read and gives back whole messages; what it wants sent (pongs, the
 //! answer to a close) is collected for the outbox. No buffer is held between
 //! reads but for a message that has not come whole.
 
 use std::io::{self, Read, Write};
 
 use tungstenite::{
-    Error, Message, Utf8Bytes,
+    Error, Message,
     error::{CapacityError, ProtocolError},
     protocol::{Role, WebSocketConfig, WebSocketContext, frame::coding::CloseCode},
 };
 
-use crate::protocol::Close;
+use crate::protocol::{Close, Incoming};
 
 /// tungstenite's own buffer. It only ever copies from memory into it, so a
 /// small one costs no system calls, and ten thousand idle ones little memory.
@@ -23,6 +23,8 @@ const BUFFER: usize = 512;
 #[derive(Debug)]
 pub struct Reader {
     context: WebSocketContext,
+    /// Messages are bytes, else texts.
+    is_binary: bool,
     /// The client's close frame says that it leaves for another page.
     is_going_away: bool,
 }
@@ -31,7 +33,7 @@ pub struct Reader {
 #[derive(Debug, Default)]
 pub struct Decoded {
     /// Whole messages.
-    pub texts: Vec<Utf8Bytes>,
+    pub messages: Vec<Incoming>,
     /// Bytes to be sent as they are.
     pub control: Vec<u8>,
     /// Pings and pongs among them.
@@ -65,16 +67,17 @@ impl Write for Pipe<'_> {
 }
 
 impl Reader {
-    /// `message_size`: bytes of the largest message.
+    /// `message_size`: bytes of the largest message. `is_binary`: messages are
+    /// bytes, else texts; what is not is no message.
     #[must_use]
-    pub fn new(message_size: usize) -> Self {
+    pub fn new(message_size: usize, is_binary: bool) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(1 << 20)
             .max_message_size(Some(message_size))
             .max_frame_size(Some(message_size));
-        Self { context: WebSocketContext::new(Role::Server, Some(config)), is_going_away: false }
+        Self { context: WebSocketContext::new(Role::Server, Some(config)), is_binary, is_going_away: false }
     }
 
     /// Takes in bytes. On an error what came before it is in `out` still.
@@ -85,9 +88,10 @@ impl Reader {
         let mut pipe = Pipe { input, output: &mut out.control };
         loop {
             match self.context.read(&mut pipe) {
-                Ok(Message::Text(text)) => out.texts.push(text),
+                Ok(Message::Text(text)) if !self.is_binary => out.messages.push(Incoming::Text(text)),
+                Ok(Message::Binary(bytes)) if self.is_binary => out.messages.push(Incoming::Binary(bytes)),
                 Ok(Message::Ping(_) | Message::Pong(_)) => out.n_control += 1,
-                Ok(Message::Binary(_)) => return Err(Close::INAPPROPRIATE_PROTOCOL),
+                Ok(Message::Text(_) | Message::Binary(_)) => return Err(Close::INAPPROPRIATE_PROTOCOL),
                 // Goes on to write the answer, then ends with ConnectionClosed.
                 Ok(Message::Close(frame)) => {
                     self.is_going_away = frame.is_some_and(|frame| frame.code == CloseCode::Away);
@@ -124,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_message_may_come_byte_by_byte_and_many_at_once() {
-        let mut reader = Reader::new(1000);
+        let mut reader = Reader::new(1000, false);
         let mut out = Decoded::default();
         for byte in frame(0x81, b"hello") {
             reader.feed(&[byte], &mut out).unwrap();
@@ -134,14 +138,23 @@ mod tests {
         many.extend(frame(0x80, b"ld"));
         many.extend(frame(0x81, b""));
         reader.feed(&many, &mut out).unwrap();
-        assert_eq!(out.texts, ["hello", "world", ""]);
+        assert_eq!(out.messages, ["hello", "world", ""].map(|text| Incoming::Text(text.into())));
         assert_eq!((out.n_control, out.control.as_slice()), (1, &b"\x8a\x04ping"[..]));
+    }
+
+    #[test]
+    fn bytes_are_messages_where_they_are_asked_for() {
+        let mut out = Decoded::default();
+        let mut reader = Reader::new(100, true);
+        reader.feed(&frame(0x82, b"\xff\x00"), &mut out).unwrap();
+        assert_eq!(out.messages, [Incoming::Binary(b"\xff\x00"[..].into())]);
+        assert_eq!(reader.feed(&frame(0x81, b"x"), &mut out), Err(Close::INAPPROPRIATE_PROTOCOL));
     }
 
     #[track_caller]
     fn check_closed(bytes: &[u8], expected: &Close) {
         let mut out = Decoded::default();
-        assert_eq!(Reader::new(100).feed(bytes, &mut out).as_ref(), Err(expected));
+        assert_eq!(Reader::new(100, false).feed(bytes, &mut out).as_ref(), Err(expected));
     }
 
     #[test]
@@ -161,7 +174,7 @@ mod tests {
     #[test]
     fn a_close_is_answered() {
         let mut out = Decoded::default();
-        let closed = Reader::new(100).feed(&frame(0x88, &[0x03, 0xe8]), &mut out);
+        let closed = Reader::new(100, false).feed(&frame(0x88, &[0x03, 0xe8]), &mut out);
         assert_eq!(closed, Err(Close::BY_CLIENT));
         assert_eq!(out.control, [0x88, 2, 0x03, 0xe8]);
     }

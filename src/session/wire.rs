@@ -7,14 +7,12 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep_until, timeout_at},
 };
-use tungstenite::Utf8Bytes;
-
 use super::{
     bucket::{Bucket, Taken},
     outbox::{Outbox, Pushed},
     reader::{Decoded, Reader},
 };
-use crate::protocol::Close;
+use crate::protocol::{Close, Incoming};
 
 /// Bytes of one read. What one read brings is handled before anything is
 /// written, so this also bounds how long others wait for it.
@@ -40,11 +38,20 @@ thread_local! {
 #[derive(Debug)]
 pub(super) enum Input {
     /// Whole messages came.
-    Texts(Vec<Utf8Bytes>),
+    Messages(Vec<Incoming>),
     /// The deadline came.
     Tick,
     /// It is over.
     Ended(Close),
+}
+
+/// What a session hears its client by. What it says goes into the outbox.
+pub(super) trait Line {
+    /// Waits for the next thing.
+    fn next(&mut self, deadline: Instant) -> impl Future<Output = Input> + Send;
+
+    /// Ends it, within about `timeout`.
+    fn finish(self, close: Close, timeout: Duration) -> impl Future<Output = ()> + Send;
 }
 
 /// A socket.
@@ -58,7 +65,7 @@ pub(super) struct Wire {
     unfinished_since: Option<Instant>,
     /// Kept, since arming a timer for each read costs more than the read.
     timer: Pin<Box<Sleep>>,
-    /// How it ends, when the texts before it have been handed out.
+    /// How it ends, when the messages before it have been handed out.
     ending: Option<Close>,
 }
 
@@ -70,12 +77,12 @@ impl Drop for Wire {
 
 impl Wire {
     /// `outbox` writes to the same `socket`, and no longer than this lives.
-    pub(super) fn new(socket: Arc<TcpStream>, outbox: Arc<Outbox>, message_size: usize) -> Self {
+    pub(super) fn new(socket: Arc<TcpStream>, outbox: Arc<Outbox>, reader: Reader) -> Self {
         let now = Instant::now();
         Self {
             socket,
             outbox,
-            reader: Reader::new(message_size),
+            reader,
             control: Bucket::new(now, CONTROL_RATE.1),
             unfinished_since: None,
             timer: Box::pin(sleep_until(now)),
@@ -84,16 +91,57 @@ impl Wire {
     }
 
     /// Takes in bytes that came with the handshake.
-    pub(super) fn early(&mut self, bytes: &[u8]) -> Vec<Utf8Bytes> {
+    pub(super) fn early(&mut self, bytes: &[u8]) -> Vec<Incoming> {
         if bytes.is_empty() { Vec::new() } else { self.feed(bytes) }
     }
 
+    fn read(&mut self) -> Vec<Incoming> {
+        SCRATCH.with_borrow_mut(|scratch| match self.socket.try_read(scratch) {
+            Ok(0) => {
+                self.ending = Some(Close::LOST);
+                Vec::new()
+            }
+            Ok(n) => self.feed(&scratch[..n]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Vec::new(),
+            Err(_gone) => {
+                self.ending = Some(Close::LOST);
+                Vec::new()
+            }
+        })
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Vec<Incoming> {
+        let mut decoded = Decoded::default();
+        if let Err(close) = self.reader.feed(bytes, &mut decoded) {
+            self.ending = Some(close);
+        }
+        let Decoded { messages, control, n_control } = decoded;
+        if !control.is_empty() && self.outbox.push_control(&control) == Pushed::Schedule {
+            self.outbox.flush();
+        }
+        if n_control > 0 {
+            let now = Instant::now();
+            let flood = (0..n_control).any(|_| self.control.take(now, CONTROL_RATE.0, CONTROL_RATE.1) != Taken::Yes);
+            if flood {
+                self.ending = Some(Close::CONTROL_FLOOD);
+            }
+        }
+        if !messages.is_empty() || n_control > 0 {
+            self.unfinished_since = None;
+        } else if self.unfinished_since.get_or_insert_with(Instant::now).elapsed() > MESSAGE_TIMEOUT {
+            self.ending = Some(Close::BAD_REQUEST);
+        }
+        messages
+    }
+}
+
+impl Line for Wire {
     /// Waits for the next thing: its four inputs are a wish to close or write
     /// from elsewhere, room to write, bytes to read, and the deadline.
     ///
     /// The socket is polled and not awaited by `readable`: that takes the place
     /// of the HTTP task's waker, which would keep that task's memory for good.
-    pub(super) async fn next(&mut self, deadline: Instant) -> Input {
+    async fn next(&mut self, deadline: Instant) -> Input {
         if self.timer.deadline() != deadline {
             self.timer.as_mut().reset(deadline);
         }
@@ -110,58 +158,19 @@ impl Wire {
                 () = &mut self.timer => return Input::Tick,
                 _ = poll_fn(|context| socket.poll_write_ready(context)), if outbox.is_blocked() => outbox.flush(),
                 _ = poll_fn(|context| socket.poll_read_ready(context)) => {
-                    let texts = self.read();
-                    if !texts.is_empty() {
-                        return Input::Texts(texts);
+                    let messages = self.read();
+                    if !messages.is_empty() {
+                        return Input::Messages(messages);
                     }
                 }
             }
         }
     }
 
-    fn read(&mut self) -> Vec<Utf8Bytes> {
-        SCRATCH.with_borrow_mut(|scratch| match self.socket.try_read(scratch) {
-            Ok(0) => {
-                self.ending = Some(Close::LOST);
-                Vec::new()
-            }
-            Ok(n) => self.feed(&scratch[..n]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Vec::new(),
-            Err(_gone) => {
-                self.ending = Some(Close::LOST);
-                Vec::new()
-            }
-        })
-    }
-
-    fn feed(&mut self, bytes: &[u8]) -> Vec<Utf8Bytes> {
-        let mut decoded = Decoded::default();
-        if let Err(close) = self.reader.feed(bytes, &mut decoded) {
-            self.ending = Some(close);
-        }
-        let Decoded { texts, control, n_control } = decoded;
-        if !control.is_empty() && self.outbox.push_control(&control) == Pushed::Schedule {
-            self.outbox.flush();
-        }
-        if n_control > 0 {
-            let now = Instant::now();
-            let flood = (0..n_control).any(|_| self.control.take(now, CONTROL_RATE.0, CONTROL_RATE.1) != Taken::Yes);
-            if flood {
-                self.ending = Some(Close::CONTROL_FLOOD);
-            }
-        }
-        if !texts.is_empty() || n_control > 0 {
-            self.unfinished_since = None;
-        } else if self.unfinished_since.get_or_insert_with(Instant::now).elapsed() > MESSAGE_TIMEOUT {
-            self.ending = Some(Close::BAD_REQUEST);
-        }
-        texts
-    }
-
     /// Ends it: writes what waits and the close frame, then gives the client
     /// until `timeout` to answer it, so that nothing is lost to a reset. The
     /// server then closes first, as RFC 6455, section 7.1.1, has it.
-    pub(super) async fn finish(mut self, close: Close, timeout: Duration) {
+    async fn finish(mut self, close: Close, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let Self { socket, outbox, reader, .. } = &mut self;
         outbox.close(close);

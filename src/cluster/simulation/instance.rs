@@ -33,7 +33,7 @@ use crate::{
     hub::{Connection, Hub, Kept as Keeping, Membership, Placed, Stand, Told, Waiting},
     id::{BootId, ConnectionId, InstanceId},
     plugin::Permission,
-    protocol::{Broadcast, Encoding, Push},
+    protocol::{Broadcast, Encoding, PayloadRef, Push},
     room::{
         Position,
         history::{Kept, RECOVERY_MAX, Range, Reading},
@@ -1189,7 +1189,7 @@ impl Instance {
     }
 
     fn deliver_at(&self, room: &str, position: &Position, data: &str) -> Placed {
-        let push = Push::Publication { room, data, sender: None, tags: &[], offset: position.offset };
+        let push = Push::Publication { room, payload: PayloadRef::Text(data), sender: None, tags: &[], offset: position.offset };
         self.hub.deliver_at(room, position, &Broadcast::new(push), &mut self.batch())
     }
 

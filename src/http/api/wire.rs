@@ -273,7 +273,7 @@ pub(super) struct Nothing {}
 #[derive(Serialize)]
 pub(super) struct Publication<'a> {
     offset: u64,
-    data: &'a RawValue,
+    data: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     info: Option<Info<'a>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -285,7 +285,7 @@ impl<'a> Publication<'a> {
     pub(super) fn new(past: &'a PastPublication) -> Option<Self> {
         Some(Self {
             offset: past.offset,
-            data: serde_json::from_str(&past.data).ok()?,
+            data: RawValue::from_string(past.payload.to_json().into_owned()).ok()?,
             info: past.sender.as_ref().map(Info::from),
             tags: past.tags.iter().map(|(name, value)| (&**name, &**value)).collect(),
         })

@@ -20,10 +20,6 @@ pub(super) fn checked(payload: Payload) -> Result<Payload, BadAnswer> {
     }
 }
 
-pub(super) fn json_text(payload: Payload) -> Result<String, BadAnswer> {
-    Ok(checked(payload)?.to_json().into_owned())
-}
-
 pub(super) fn json_or_empty(text: String) -> Result<String, BadAnswer> {
     if text.is_empty() || serde_json::from_str::<IgnoredAny>(&text).is_ok() {
         return Ok(one_line(text));

@@ -1,4 +1,9 @@
+use bytes::Bytes;
+
 use super::*;
+use crate::protocol::Encoding;
+
+const JSON: Encoding = Encoding::CentrifugeJson;
 
 #[track_caller]
 fn check_text(frame: &Bytes, expected: &str) {
@@ -8,6 +13,10 @@ fn check_text(frame: &Bytes, expected: &str) {
         _ => 2,
     };
     assert_eq!(std::str::from_utf8(&frame[start..]).unwrap(), expected);
+}
+
+fn body_of(json: &str) -> Payload {
+    Payload::Text(json.to_owned())
 }
 
 #[track_caller]
@@ -22,7 +31,7 @@ fn several_commands_share_a_frame() {
     let requests: Vec<_> = decode(text).map(Result::unwrap).collect();
     assert_eq!(requests.len(), 3);
     let Command::Connect(hello) = &requests[0].command else { panic!("{requests:?}") };
-    assert_eq!((hello.token.as_ref(), hello.data), ("t\n", Some("{\"a\": 1}")));
+    assert_eq!((hello.token.as_ref(), hello.data.as_ref()), ("t\n", Some(&body_of("{\"a\": 1}"))));
     assert!(matches!(&requests[1].command, Command::Join { room, .. } if room == "r"));
     assert!(matches!(requests[2].command, Command::Pong));
 }
@@ -31,8 +40,8 @@ fn several_commands_share_a_frame() {
 fn null_is_data_like_any_other() {
     let text = "{\"id\":1,\"publish\":{\"channel\":\"r\",\"data\":null}}\n{\"id\":2,\"rpc\":{\"data\":null}}";
     let requests: Vec<_> = decode(text).map(Result::unwrap).collect();
-    assert!(matches!(requests[0].command, Command::Publish { data: "null", .. }));
-    assert!(matches!(requests[1].command, Command::Call { data: Some("null"), .. }));
+    assert!(matches!(&requests[0].command, Command::Publish { payload, .. } if *payload == body_of("null")));
+    assert!(matches!(&requests[1].command, Command::Call { data: Some(data), .. } if *data == body_of("null")));
 }
 
 #[test]
@@ -67,32 +76,54 @@ fn pushes_and_replies_have_their_shape() {
     };
     let push = Push::Publication {
         room: "chat:\"1\"",
-        data: "{\"a\":\n1}",
+        payload: PayloadRef::Text("{\"a\":\n1}"),
         sender: Some(&member),
         tags: &[("generation".into(), "7".into())],
         offset: 0,
     };
     check_text(
-        &encode_push(&push),
+        &JSON.push(&push),
         r#"{"push":{"channel":"chat:\"1\"","pub":{"data":{"a":1},"info":{"client":"c","user":"ada","conn_info":{"name":"Ada"}},"tags":{"generation":"7"}}}}"#,
     );
     check_text(
-        &encode_push(&Push::Left { room: "r", member: &member }),
+        &JSON.push(&Push::Left { room: "r", member: &member }),
         r#"{"push":{"channel":"r","leave":{"info":{"client":"c","user":"ada","conn_info":{"name":"Ada"}}}}}"#,
     );
     check_text(
-        &encode_push(&Push::YouLeft { room: "r", code: 2000, reason: "bye" }),
+        &JSON.push(&Push::YouLeft { room: "r", code: 2000, reason: "bye" }),
         r#"{"push":{"channel":"r","unsubscribe":{"code":2000,"reason":"bye"}}}"#,
     );
-    check_text(&encode_push(&Push::Message("1")), r#"{"push":{"message":{"data":1}}}"#);
-    check_text(&encode_push(&Push::Ping), "{}");
+    check_text(&JSON.push(&Push::Message(PayloadRef::Text("1"))), r#"{"push":{"message":{"data":1}}}"#);
+    check_text(&JSON.push(&Push::Ping), "{}");
     check_text(
-        &encode_refusal(3, &Refusal::TOO_MANY_REQUESTS),
+        &JSON.refusal(3, &Refusal::TOO_MANY_REQUESTS),
         r#"{"id":3,"error":{"code":111,"message":"too many requests","temporary":true}}"#,
     );
     check_text(
-        &encode_reply(1, &Reply::Presence(vec![member])),
+        &JSON.reply(1, &Reply::Presence(vec![member])),
         r#"{"id":1,"presence":{"presence":{"c":{"client":"c","user":"ada","conn_info":{"name":"Ada"}}}}}"#,
     );
-    check_text(&encode_reply(9, &Reply::Joined(&JoinedRoom::default())), r#"{"id":9,"subscribe":{}}"#);
+    check_text(&JSON.reply(9, &Reply::Joined(&JoinedRoom::default())), r#"{"id":9,"subscribe":{}}"#);
+}
+
+#[test]
+fn each_way_out_has_its_own_frame() {
+    let ping = |encoding: Encoding| encoding.push(&Push::Ping).to_vec();
+    assert_eq!(ping(Encoding::CentrifugeJsonStream), b"{}\n");
+    assert_eq!(ping(Encoding::CentrifugeEvents), b"data: {}\n\n");
+    assert_eq!(ping(Encoding::CentrifugeProtobuf), [0x82, 1, 0]);
+    assert_eq!(ping(Encoding::CentrifugeProtobufStream), [0]);
+    let close = crate::protocol::Close::SHUTDOWN;
+    assert_eq!(
+        Encoding::CentrifugeJsonStream.close(&close),
+        "{\"push\":{\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\"}}}\n"
+    );
+}
+
+#[test]
+fn what_is_said_beside_a_stream_names_it() {
+    let said = Said::from_json(br#"{"node":"n","session":"s","data":"{\"id\":1}"}"#).unwrap();
+    assert_eq!((said.node.as_str(), said.session.as_str()), ("n", "s"));
+    assert_eq!(said.message, Incoming::Text("{\"id\":1}".into()));
+    assert!(Said::from_json(b"{}").is_err());
 }

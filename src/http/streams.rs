@@ -1,0 +1,159 @@
+//! For clients that cannot have a WebSocket: they hear the body of one long
+//! response, as lines (`/connection/http_stream`) or as events
+//! (`/connection/sse`), and what they say comes in requests of its own
+//! (`/emulation`), to whichever instance.
+
+use axum::{
+    Extension, Router as Routes,
+    body::{Body, to_bytes},
+    extract::{Query, State},
+    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header},
+    response::IntoResponse,
+    routing::{get, post},
+};
+use bytes::Bytes;
+use serde::Deserialize;
+use std::sync::Arc;
+
+use super::{Open, Web, is_origin_allowed};
+use crate::{
+    protocol::{Encoding, Incoming, Said},
+    router::PassedIn,
+    session,
+};
+
+/// What a message may be longer as a text in a text than by itself: each byte
+/// of it may be escaped.
+const ESCAPED: usize = 6;
+
+/// What stands around it.
+const AROUND: usize = 1 << 10;
+
+/// For how long, in seconds, a browser need not ask again whether it may.
+const ASK_AGAIN: &str = "3600";
+
+pub(super) fn routes() -> Routes<Web> {
+    Routes::new()
+        .route("/connection/http_stream", post(lines).options(may))
+        .route("/connection/sse", get(events))
+        .route("/emulation", post(said).options(may))
+}
+
+/// A page of another origin asks whether it may send what it wants to.
+async fn may(State(web): State<Web>, headers: HeaderMap) -> Response<Body> {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let answer = response.headers_mut();
+    answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+    answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    answer.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(ASK_AGAIN));
+    for_origin(&web, &headers, response)
+}
+
+/// Lets the page read the answer, if it may be here.
+fn for_origin(web: &Web, headers: &HeaderMap, mut response: Response<Body>) -> Response<Body> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return response };
+    if !is_origin_allowed(headers, &web.router.generation().config.server.allowed_origins) {
+        let text = "this origin may not connect; see `server.allowed_origins` in the config\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let answer = response.headers_mut();
+    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    answer.insert(header::VARY, HeaderValue::from_static("origin"));
+    response
+}
+
+fn is_protobuf(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/octet-stream"))
+}
+
+fn message_size(web: &Web) -> usize {
+    web.router.generation().config.limits.message_size
+}
+
+/// A body of at most `max` bytes.
+async fn whole(body: Body, max: usize) -> Result<Bytes, Response<Body>> {
+    let text = "larger than `limits.message_size`, or it broke off\n";
+    to_bytes(body, max).await.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, text).into_response())
+}
+
+fn text(bytes: Bytes) -> Result<Incoming, Response<Body>> {
+    let bytes = bytes.try_into().map_err(|_| (StatusCode::BAD_REQUEST, "not UTF-8\n").into_response())?;
+    Ok(Incoming::Text(bytes))
+}
+
+/// The first commands are the request's body; all answers are the response's.
+async fn lines(State(web): State<Web>, Extension(open): Extension<Arc<Open>>, request: Request<Body>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let opened = async {
+        let bytes = whole(body, message_size(&web)).await?;
+        Ok(if is_protobuf(&head.headers) {
+            let kind = "application/octet-stream";
+            stream(&web, Encoding::CentrifugeProtobufStream, kind, Incoming::Binary(bytes), open)
+        } else {
+            stream(&web, Encoding::CentrifugeJsonStream, "application/json", text(bytes)?, open)
+        })
+    };
+    let response = opened.await.unwrap_or_else(|refused| refused);
+    for_origin(&web, &head.headers, response)
+}
+
+#[derive(Deserialize)]
+struct Connect {
+    /// The first commands, as lines of JSON.
+    cf_connect: String,
+}
+
+async fn events(
+    State(web): State<Web>,
+    Extension(open): Extension<Arc<Open>>,
+    headers: HeaderMap,
+    Query(Connect { cf_connect }): Query<Connect>,
+) -> Response<Body> {
+    let response = match cf_connect.len() > message_size(&web) {
+        true => (StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n").into_response(),
+        false => {
+            let first = Incoming::Text(cf_connect.into());
+            stream(&web, Encoding::CentrifugeEvents, "text/event-stream", first, open)
+        }
+    };
+    for_origin(&web, &headers, response)
+}
+
+/// Begins a session whose stream is the response.
+fn stream(web: &Web, encoding: Encoding, kind: &'static str, first: Incoming, open: Arc<Open>) -> Response<Body> {
+    let (body, session) = session::stream(encoding, first, Arc::clone(&web.router), web.stop.clone());
+    open.is_stream();
+    web.tasks.spawn(async move {
+        let _open = open;
+        session.await;
+    });
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "no-store"),
+        // A proxy that collects answers would hold everything back.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, Body::new(body)).into_response()
+}
+
+/// What a client says whose stream is elsewhere.
+async fn said(State(web): State<Web>, headers: HeaderMap, body: Body) -> Response<Body> {
+    let passed = async {
+        let is_protobuf = is_protobuf(&headers);
+        let max = message_size(&web);
+        let bytes = whole(body, if is_protobuf { max } else { max * ESCAPED } + AROUND).await?;
+        let said = if is_protobuf { Said::from_protobuf(bytes) } else { Said::from_json(&bytes) };
+        let Said { node, session, message } =
+            said.map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response())?;
+        if message.len() > max {
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n").into_response());
+        }
+        Ok(match web.router.pass_in(&node, &session, message) {
+            PassedIn::Yes => StatusCode::NO_CONTENT.into_response(),
+            PassedIn::NoInstance => (StatusCode::NOT_FOUND, "there is no such instance\n").into_response(),
+            PassedIn::TooMuch => (StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n").into_response(),
+        })
+    };
+    let response = passed.await.unwrap_or_else(|refused| refused);
+    for_origin(&web, &headers, response)
+}

@@ -102,6 +102,18 @@ pub enum Command<'a> {
         /// The message.
         data: Data<'a>,
     },
+    /// Another token in place of the one that expires.
+    Refresh {
+        /// Connection token.
+        token: Cow<'a, str>,
+    },
+    /// Another token for a room that it is in.
+    SubRefresh {
+        /// The room.
+        room: Cow<'a, str>,
+        /// Subscription token.
+        token: Cow<'a, str>,
+    },
     /// Asks for a reply and nothing more.
     Ping,
     /// The answer to the server's ping.
@@ -211,6 +223,18 @@ pub enum Reply<'a> {
     },
     /// To `Call`: a JSON text.
     Called(&'a str),
+    /// To `Refresh`.
+    Refreshed {
+        /// The connection's id.
+        connection: &'a str,
+        /// Seconds until it expires; None: never.
+        ttl: Option<u32>,
+    },
+    /// To `SubRefresh`.
+    SubRefreshed {
+        /// Seconds until it expires; None: never.
+        ttl: Option<u32>,
+    },
     /// To `Ping`.
     Pong,
 }
@@ -226,6 +250,8 @@ pub struct Welcome<'a> {
     pub ping: u64,
     /// Pings must be answered.
     pub pong: bool,
+    /// Seconds until its identity expires; None: never.
+    pub ttl: Option<u32>,
     /// Rooms that the server joined it to.
     pub rooms: &'a [(RoomName, JoinedRoom<'a>)],
 }
@@ -243,6 +269,8 @@ pub struct JoinedRoom<'a> {
     pub was_recovering: bool,
     /// That is all it has missed.
     pub recovered: bool,
+    /// Seconds until it expires; None: never.
+    pub ttl: Option<u32>,
 }
 
 /// A message from a room's history.
@@ -303,6 +331,11 @@ pub enum Push<'a> {
         code: u32,
         /// For people.
         reason: &'a str,
+    },
+    /// The server has set when this connection expires.
+    Refresh {
+        /// Seconds until then; None: never.
+        ttl: Option<u32>,
     },
     /// A message to this connection that belongs to no room: a JSON text.
     Message(&'a str),

@@ -349,7 +349,9 @@ impl Session {
                 Err(refusal) => Err(refusal),
             },
             Command::Ping => Ok(Some(Reply::Pong)),
-            Command::Unsupported => Err(Refusal::METHOD_NOT_FOUND),
+            Command::Refresh { .. } | Command::SubRefresh { .. } | Command::Unsupported => {
+                Err(Refusal::METHOD_NOT_FOUND)
+            }
         };
         match answer {
             Ok(None) => {}
@@ -425,6 +427,8 @@ fn name(command: &Command<'_>) -> &'static str {
         Command::History { .. } => "history",
         Command::Call { .. } => "rpc",
         Command::Send { .. } => "send",
+        Command::Refresh { .. } => "refresh",
+        Command::SubRefresh { .. } => "sub_refresh",
         Command::Ping => "ping",
         Command::Pong => "pong",
         Command::Unsupported => "unsupported",

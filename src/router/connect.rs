@@ -120,6 +120,7 @@ impl Router {
             instance: &self.instance,
             ping: server.ping_interval.as_secs(),
             pong: server.require_pong,
+            ttl: None,
             rooms: &told,
         };
         outbox.greet_in(encoding.reply(id, &Reply::Connected(welcome)), batch);

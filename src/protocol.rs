@@ -4,7 +4,7 @@
 //! [`Request`] and a [`Reply`] or [`Push`] becomes bytes in the codecs below;
 //! no other module knows a wire format.
 
-use std::{array, borrow::Cow, cell::OnceCell};
+use std::{array, borrow::Cow, cell::OnceCell, vec};
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
@@ -154,6 +154,18 @@ pub enum Command<'a> {
     Send {
         /// The message.
         data: Option<Payload>,
+    },
+    /// Another token in place of the one that expires.
+    Refresh {
+        /// Connection token.
+        token: Cow<'a, str>,
+    },
+    /// Another token for a room that it is in.
+    SubRefresh {
+        /// The room.
+        room: Cow<'a, str>,
+        /// Subscription token.
+        token: Cow<'a, str>,
     },
     /// Asks for a reply and nothing more.
     Ping,
@@ -317,6 +329,18 @@ pub enum Reply<'a> {
     },
     /// To `Call`.
     Called(PayloadRef<'a>),
+    /// To `Refresh`.
+    Refreshed {
+        /// The connection's id.
+        connection: &'a str,
+        /// Seconds until it expires; None: never.
+        ttl: Option<u32>,
+    },
+    /// To `SubRefresh`.
+    SubRefreshed {
+        /// Seconds until it expires; None: never.
+        ttl: Option<u32>,
+    },
     /// To `Ping`.
     Pong,
 }
@@ -335,6 +359,8 @@ pub struct Welcome<'a> {
     /// By what requests beside a stream name it, where it has no socket of its
     /// own.
     pub session: Option<&'a str>,
+    /// Seconds until its identity expires; None: never.
+    pub ttl: Option<u32>,
     /// Rooms that the server joined it to.
     pub rooms: &'a [(RoomName, JoinedRoom)],
 }
@@ -352,6 +378,8 @@ pub struct JoinedRoom {
     pub was_recovering: bool,
     /// That is all it has missed.
     pub recovered: bool,
+    /// Seconds until it expires; None: never.
+    pub ttl: Option<u32>,
 }
 
 /// A message from a room's history.
@@ -417,6 +445,11 @@ pub enum Push<'a> {
     Message(PayloadRef<'a>),
     /// The connection ends, where no close frame says so.
     Ended(&'a Close),
+    /// The server has set when this connection expires.
+    Refresh {
+        /// Seconds until then; None: never.
+        ttl: Option<u32>,
+    },
     /// Are you there?
     Ping,
 }
@@ -462,14 +495,14 @@ impl Encoding {
     /// # Errors
     /// Each may be refused on its own.
     pub fn decode(self, incoming: &Incoming) -> impl Iterator<Item = Result<Request<'_>, NotTheProtocol>> {
-        let wrong = |reason: &'static str| Some(vec![Err(NotTheProtocol(reason.into()))].into_iter());
-        let (texts, others) = match (incoming, self.is_protobuf()) {
-            (Incoming::Text(text), false) => (Some(centrifuge::decode(text)), None),
-            (Incoming::Binary(bytes), true) => (None, Some(protobuf::decode(bytes).into_iter())),
-            (Incoming::Text(_), true) => (None, wrong("a text, expected Protobuf")),
-            (Incoming::Binary(_), false) => (None, wrong("bytes, expected a text")),
-        };
-        texts.into_iter().flatten().chain(others.into_iter().flatten())
+        let all = |requests: Vec<_>| Requests::Listed(requests.into_iter());
+        let wrong = |reason: &'static str| all(vec![Err(NotTheProtocol(reason.into()))]);
+        match (incoming, self.is_protobuf()) {
+            (Incoming::Text(text), false) => Requests::Lines(centrifuge::decode(text)),
+            (Incoming::Binary(bytes), true) => all(protobuf::decode(bytes)),
+            (Incoming::Text(_), true) => wrong("a text, expected Protobuf"),
+            (Incoming::Binary(_), false) => wrong("bytes, expected a text"),
+        }
     }
 
     /// What a reply goes out as.
@@ -510,6 +543,24 @@ impl Encoding {
                 json(buffer);
                 buffer.extend_from_slice(b"\n\n");
             }),
+        }
+    }
+}
+
+/// What is decoded as it is asked for, or was at once. A session holds one while
+/// it works, so it must be small.
+enum Requests<'a, L> {
+    Lines(L),
+    Listed(vec::IntoIter<Result<Request<'a>, NotTheProtocol>>),
+}
+
+impl<'a, L: Iterator<Item = Result<Request<'a>, NotTheProtocol>>> Iterator for Requests<'a, L> {
+    type Item = Result<Request<'a>, NotTheProtocol>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Lines(lines) => lines.next(),
+            Self::Listed(requests) => requests.next(),
         }
     }
 }

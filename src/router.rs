@@ -242,14 +242,8 @@ impl Router {
             return Err(Refusal::PERMISSION_DENIED);
         }
         let sender = from.as_member(membership.map_or_else(|| "".into(), |membership| membership.info));
-        let mut envelope = Envelope {
-            id: self.ids.next(),
-            room,
-            sender: &sender,
-            payload,
-            keep: true,
-            deliveries: Vec::new(),
-        };
+        let mut envelope =
+            Envelope { id: self.ids.next(), room, sender: &sender, payload, keep: true, deliveries: Vec::new() };
         if !run_hooks(pipeline, &mut envelope)? {
             return Ok(Published::Now);
         }

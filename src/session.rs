@@ -95,27 +95,30 @@ fn sizes(router: &Router) -> (usize, usize) {
     (generation.config.limits.outbox, generation.config.limits.message_size)
 }
 
-async fn converse(
+/// Not an `async fn`: that would keep its arguments twice.
+fn converse(
     mut line: impl Line,
     newcomer: Newcomer,
     first: Vec<Incoming>,
     router: Arc<Router>,
     stop: CancellationToken,
-) {
+) -> impl Future<Output = ()> {
     let generation = router.generation();
     let close_timeout = generation.config.limits.close_timeout;
     let connect_by = Instant::now() + generation.config.server.connect_timeout;
     drop(generation);
-    let id = newcomer.id;
-    let open = Counted::new(&router.metrics.sockets);
-    let close = match Box::pin(handshake(&mut line, &router, newcomer, first, connect_by, stop)).await {
-        Ok(session) => serve(&mut line, session).await,
-        Err(close) => close,
-    };
-    drop(open);
-    router.metrics.closed(close.code);
-    tracing::debug!(connection = %id, code = close.code, reason = %close.reason, "closed");
-    Box::pin(line.finish(close, close_timeout)).await;
+    async move {
+        let id = newcomer.id;
+        let open = Counted::new(&router.metrics.sockets);
+        let close = match Box::pin(handshake(&mut line, &router, newcomer, first, connect_by, stop)).await {
+            Ok(session) => serve(&mut line, session).await,
+            Err(close) => close,
+        };
+        drop(open);
+        router.metrics.closed(close.code);
+        tracing::debug!(connection = %id, code = close.code, reason = %close.reason, "closed");
+        Box::pin(line.finish(close, close_timeout)).await;
+    }
 }
 
 /// Counts for as long as it lives, also through a panic.
@@ -397,7 +400,9 @@ impl Session {
                 Err(refusal) => Err(refusal),
             },
             Command::Ping => Ok(Some(Reply::Pong)),
-            Command::Unsupported => Err(Refusal::METHOD_NOT_FOUND),
+            Command::Refresh { .. } | Command::SubRefresh { .. } | Command::Unsupported => {
+                Err(Refusal::METHOD_NOT_FOUND)
+            }
         };
         match answer {
             Ok(None) => {}
@@ -473,6 +478,8 @@ fn name(command: &Command<'_>) -> &'static str {
         Command::History { .. } => "history",
         Command::Call { .. } => "rpc",
         Command::Send { .. } => "send",
+        Command::Refresh { .. } => "refresh",
+        Command::SubRefresh { .. } => "sub_refresh",
         Command::Ping => "ping",
         Command::Pong => "pong",
         Command::Unsupported => "unsupported",

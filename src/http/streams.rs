@@ -82,7 +82,11 @@ fn text(bytes: Bytes) -> Result<Incoming, Response<Body>> {
 }
 
 /// The first commands are the request's body; all answers are the response's.
-async fn lines(State(web): State<Web>, Extension(open): Extension<Arc<Open>>, request: Request<Body>) -> Response<Body> {
+async fn lines(
+    State(web): State<Web>,
+    Extension(open): Extension<Arc<Open>>,
+    request: Request<Body>,
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     let opened = async {
         let bytes = whole(body, message_size(&web)).await?;

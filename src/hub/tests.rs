@@ -222,7 +222,13 @@ fn at(epoch: &str, offset: u64) -> Position {
 }
 
 fn deliver(hub: &Hub, epoch: &str, offset: u64, batch: &mut Batch<'_>) -> Placed {
-    let push = crate::protocol::Push::Publication { room: "a", payload: crate::protocol::PayloadRef::Text("1"), sender: None, tags: &[], offset };
+    let push = crate::protocol::Push::Publication {
+        room: "a",
+        payload: crate::protocol::PayloadRef::Text("1"),
+        sender: None,
+        tags: &[],
+        offset,
+    };
     hub.deliver_at("a", &at(epoch, offset), &Broadcast::new(push), batch)
 }
 

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Command, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef, Push, Refusal, Reply,
-    Request, Said, Seen, Tag, Welcome,
+    Command, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef, Push,
+    Refusal, Reply, Request, Said, Seen, Tag, VERSION, Welcome,
 };
 use crate::room::Position;
 
@@ -39,10 +39,10 @@ struct WireCommand<'a> {
     ping: Option<Empty>,
     #[serde(borrow, default)]
     history: Option<WireHistory<'a>>,
-    #[serde(default)]
-    refresh: Option<Empty>,
-    #[serde(default)]
-    sub_refresh: Option<Empty>,
+    #[serde(borrow, default)]
+    refresh: Option<WireRefresh<'a>>,
+    #[serde(borrow, default)]
+    sub_refresh: Option<WireRefresh<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -136,6 +136,15 @@ struct WireRpc<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// Of the connection, or of the room that it names.
+#[derive(Deserialize)]
+struct WireRefresh<'a> {
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(borrow, default)]
+    token: Cow<'a, str>,
+}
+
 #[derive(Deserialize)]
 struct WireSend<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
@@ -188,7 +197,6 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
     }
     let wire: WireCommand<'_> = serde_json::from_str(line).map_err(|error| NotTheProtocol(error.to_string().into()))?;
     let id = wire.id;
-    let is_offered_not = wire.refresh.is_some() || wire.sub_refresh.is_some();
     let command = if let Some(connect) = wire.connect {
         let WireConnect { token, data, name, version, subs } = connect;
         let seen = subs.into_iter().filter_map(|(room, sub)| Some((room, sub.seen()?))).collect();
@@ -215,9 +223,13 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
         Command::Call { method: rpc.method, data: raw(rpc.data) }
     } else if let Some(send) = wire.send {
         Command::Send { data: raw(send.data) }
+    } else if let Some(refresh) = wire.refresh {
+        Command::Refresh { token: refresh.token }
+    } else if let Some(WireRefresh { channel, token }) = wire.sub_refresh {
+        Command::SubRefresh { room: channel, token }
     } else if wire.ping.is_some() {
         Command::Ping
-    } else if id == 0 && !is_offered_not {
+    } else if id == 0 {
         if !is_empty_object(line) {
             return Err(NotTheProtocol("a command without id and known name".into()));
         }
@@ -339,20 +351,40 @@ fn encode_result(buffer: &mut Vec<u8>, reply: &Reply<'_>) {
             body(buffer, *data);
             buffer.push(b'}');
         }
+        Reply::Refreshed { connection, ttl } => {
+            let _infallible = write!(buffer, r#""refresh":{{"client":"{connection}","version":"{VERSION}""#);
+            encode_ttl(buffer, *ttl);
+            buffer.push(b'}');
+        }
+        Reply::SubRefreshed { ttl } => {
+            buffer.extend_from_slice(br#""sub_refresh":{"expires":"#);
+            let _infallible = match ttl {
+                Some(ttl) => write!(buffer, r#"true,"ttl":{ttl}}}"#),
+                None => write!(buffer, "false}}"),
+            };
+        }
         Reply::Pong => buffer.extend_from_slice(br#""ping":{}"#),
     }
 }
 
+/// Two more members of an object that has some, or nothing for what does not
+/// expire.
+fn encode_ttl(buffer: &mut Vec<u8>, ttl: Option<u32>) {
+    if let Some(ttl) = ttl {
+        let _infallible = write!(buffer, r#","expires":true,"ttl":{ttl}"#);
+    }
+}
+
 fn encode_welcome(buffer: &mut Vec<u8>, welcome: &Welcome<'_>) {
-    let Welcome { connection, instance, ping, pong, session, rooms } = welcome;
-    let version = super::VERSION;
+    let Welcome { connection, instance, ping, pong, session, ttl, rooms } = welcome;
     let _infallible = write!(
         buffer,
-        r#""connect":{{"client":"{connection}","version":"{version}","ping":{ping},"pong":{pong},"node":"{instance}""#
+        r#""connect":{{"client":"{connection}","version":"{VERSION}","ping":{ping},"pong":{pong},"node":"{instance}""#
     );
     if let Some(session) = session {
         let _infallible = write!(buffer, r#","session":"{session}""#);
     }
+    encode_ttl(buffer, *ttl);
     if !rooms.is_empty() {
         buffer.extend_from_slice(br#","subs":{"#);
         for (n, (room, joined)) in rooms.iter().enumerate() {
@@ -371,7 +403,7 @@ fn encode_welcome(buffer: &mut Vec<u8>, welcome: &Welcome<'_>) {
 
 /// The members of an object, between its braces.
 fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom) {
-    let JoinedRoom { data, position, publications, was_recovering, recovered } = joined;
+    let JoinedRoom { data, position, publications, was_recovering, recovered, ttl } = joined;
     let start = buffer.len();
     let comma = |buffer: &mut Vec<u8>| {
         if buffer.len() > start {
@@ -394,6 +426,10 @@ fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom) {
     if !publications.is_empty() {
         comma(buffer);
         encode_publications(buffer, publications);
+    }
+    if let Some(ttl) = ttl {
+        comma(buffer);
+        let _infallible = write!(buffer, r#""expires":true,"ttl":{ttl}"#);
     }
 }
 
@@ -471,6 +507,13 @@ pub(super) fn write_push(buffer: &mut Vec<u8>, push: &Push<'_>) {
             open(buffer, room, if matches!(push, Push::Joined { .. }) { "join" } else { "leave" });
             buffer.extend_from_slice(br#""info":"#);
             info(buffer, member);
+        }
+        Push::Refresh { ttl } => {
+            buffer.extend_from_slice(br#"{"push":{"refresh":{"expires":"#);
+            let _infallible = match ttl {
+                Some(ttl) => write!(buffer, r#"true,"ttl":{ttl}"#),
+                None => write!(buffer, "false"),
+            };
         }
         Push::YouJoined { room, joined } => {
             open(buffer, room, "subscribe");

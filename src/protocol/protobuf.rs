@@ -11,8 +11,8 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::{
-    Command, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef, Push, Refusal, Request,
-    Said, Seen, Tag, Welcome,
+    Command, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef, Push,
+    Refusal, Request, Said, Seen, Tag, VERSION, Welcome,
 };
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -40,9 +40,23 @@ struct WireCommand {
     #[prost(message, optional, tag = "13")]
     rpc: Option<WireRpc>,
     #[prost(message, optional, tag = "14")]
-    refresh: Option<Nothing>,
+    refresh: Option<WireRefresh>,
     #[prost(message, optional, tag = "15")]
-    sub_refresh: Option<Nothing>,
+    sub_refresh: Option<WireSubRefresh>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireRefresh {
+    #[prost(string, tag = "1")]
+    token: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireSubRefresh {
+    #[prost(string, tag = "1")]
+    channel: String,
+    #[prost(string, tag = "2")]
+    token: String,
 }
 
 /// A message whose fields do not matter, or that has none.
@@ -155,6 +169,30 @@ pub(super) struct Message {
     ping: Option<Nothing>,
     #[prost(message, optional, tag = "13")]
     rpc: Option<WireData>,
+    #[prost(message, optional, tag = "14")]
+    refresh: Option<WireRefreshed>,
+    #[prost(message, optional, tag = "15")]
+    sub_refresh: Option<WireExpiry>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireRefreshed {
+    #[prost(string, tag = "1")]
+    client: String,
+    #[prost(string, tag = "2")]
+    version: String,
+    #[prost(bool, tag = "3")]
+    expires: bool,
+    #[prost(uint32, tag = "4")]
+    ttl: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireExpiry {
+    #[prost(bool, tag = "1")]
+    expires: bool,
+    #[prost(uint32, tag = "2")]
+    ttl: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -185,6 +223,8 @@ struct WirePush {
     subscribe: Option<WirePlaced>,
     #[prost(message, optional, tag = "11")]
     disconnect: Option<WireEnded>,
+    #[prost(message, optional, tag = "12")]
+    refresh: Option<WireExpiry>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -253,6 +293,10 @@ struct WireConnected {
     client: String,
     #[prost(string, tag = "2")]
     version: String,
+    #[prost(bool, tag = "3")]
+    expires: bool,
+    #[prost(uint32, tag = "4")]
+    ttl: u32,
     #[prost(map = "string, message", tag = "6")]
     subs: HashMap<String, WireJoined>,
     #[prost(uint32, tag = "7")]
@@ -267,6 +311,10 @@ struct WireConnected {
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct WireJoined {
+    #[prost(bool, tag = "1")]
+    expires: bool,
+    #[prost(uint32, tag = "2")]
+    ttl: u32,
     #[prost(bool, tag = "3")]
     recoverable: bool,
     #[prost(string, tag = "6")]
@@ -358,7 +406,6 @@ fn body(data: Vec<u8>) -> Option<Payload> {
 
 fn request(wire: WireCommand) -> Result<Request<'static>, NotTheProtocol> {
     let id = wire.id;
-    let is_offered_not = wire.refresh.is_some() || wire.sub_refresh.is_some();
     let command = if let Some(connect) = wire.connect {
         let WireConnect { token, data, subs, name, version } = connect;
         let seen = subs.into_iter().filter_map(|(room, sub)| Some((room.into(), sub.seen()?))).collect();
@@ -386,9 +433,13 @@ fn request(wire: WireCommand) -> Result<Request<'static>, NotTheProtocol> {
         Command::Call { method: method.into(), data: body(data) }
     } else if let Some(WireData { data }) = wire.send {
         Command::Send { data: body(data) }
+    } else if let Some(WireRefresh { token }) = wire.refresh {
+        Command::Refresh { token: token.into() }
+    } else if let Some(WireSubRefresh { channel, token }) = wire.sub_refresh {
+        Command::SubRefresh { room: channel.into(), token: token.into() }
     } else if wire.ping.is_some() {
         Command::Ping
-    } else if id == 0 && !is_offered_not {
+    } else if id == 0 {
         Command::Pong
     } else {
         Command::Unsupported
@@ -446,6 +497,12 @@ pub(super) fn reply(id: u32, reply: &super::Reply<'_>) -> Message {
             message.presence_stats = Some(WireStats { num_clients, num_users });
         }
         Reply::Called(payload) => message.rpc = Some(data(*payload)),
+        Reply::Refreshed { connection, ttl } => {
+            let (client, version) = ((*connection).to_owned(), VERSION.to_owned());
+            let WireExpiry { expires, ttl } = expiry(*ttl);
+            message.refresh = Some(WireRefreshed { client, version, expires, ttl });
+        }
+        Reply::SubRefreshed { ttl } => message.sub_refresh = Some(expiry(*ttl)),
         Reply::Pong => message.ping = Some(Nothing {}),
     }
     message
@@ -465,6 +522,7 @@ pub(super) fn push(push: &Push<'_>) -> Message {
         Push::YouLeft { room, code, reason } => {
             WirePush { unsubscribe: Some(WireLeft { code: *code, reason: (*reason).to_owned() }), ..to(room) }
         }
+        Push::Refresh { ttl } => WirePush { refresh: Some(expiry(*ttl)), ..WirePush::default() },
         Push::Message(payload) => WirePush { message: Some(data(*payload)), ..WirePush::default() },
         Push::Ended(close) => {
             let ended = WireEnded { code: close.code.into(), reason: close.reason.to_string() };
@@ -472,6 +530,10 @@ pub(super) fn push(push: &Push<'_>) -> Message {
         }
     };
     Message { push: Some(push), ..Message::default() }
+}
+
+fn expiry(ttl: Option<u32>) -> WireExpiry {
+    WireExpiry { expires: ttl.is_some(), ttl: ttl.unwrap_or_default() }
 }
 
 fn count(n: usize) -> u32 {
@@ -486,12 +548,7 @@ fn who(member: &MemberInfo) -> WireWho {
     WireWho { info: Some(member.into()) }
 }
 
-fn publication(
-    payload: PayloadRef<'_>,
-    sender: Option<&MemberInfo>,
-    tags: &[Tag<'_>],
-    offset: u64,
-) -> WirePublication {
+fn publication(payload: PayloadRef<'_>, sender: Option<&MemberInfo>, tags: &[Tag<'_>], offset: u64) -> WirePublication {
     let owned = |(name, value): &Tag<'_>| (Cow::to_string(name), Cow::to_string(value));
     WirePublication {
         data: payload.as_bytes().to_vec(),
@@ -520,10 +577,12 @@ impl From<&MemberInfo> for WireInfo {
 
 impl From<&Welcome<'_>> for WireConnected {
     fn from(welcome: &Welcome<'_>) -> Self {
-        let Welcome { connection, instance, ping, pong, session, rooms } = welcome;
+        let Welcome { connection, instance, ping, pong, session, ttl, rooms } = welcome;
         Self {
             client: (*connection).to_owned(),
-            version: super::VERSION.to_owned(),
+            version: VERSION.to_owned(),
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or_default(),
             subs: rooms.iter().map(|(room, joined)| (room.to_string(), joined.into())).collect(),
             ping: u32::try_from(*ping).unwrap_or(u32::MAX),
             pong: *pong,
@@ -535,8 +594,10 @@ impl From<&Welcome<'_>> for WireConnected {
 
 impl From<&JoinedRoom> for WireJoined {
     fn from(joined: &JoinedRoom) -> Self {
-        let JoinedRoom { data, position, publications, was_recovering, recovered } = joined;
+        let JoinedRoom { data, position, publications, was_recovering, recovered, ttl } = joined;
         Self {
+            expires: ttl.is_some(),
+            ttl: ttl.unwrap_or_default(),
             recoverable: position.is_some(),
             epoch: position.as_ref().map(|position| position.epoch.to_string()).unwrap_or_default(),
             publications: publications.iter().map(Into::into).collect(),

@@ -123,6 +123,7 @@ impl Router {
             ping: server.ping_interval.as_secs(),
             pong: server.require_pong,
             session: newcomer.session.as_deref(),
+            ttl: None,
             rooms: &told,
         };
         outbox.greet_in(encoding.reply(id, &Reply::Connected(welcome)), batch);
@@ -266,8 +267,13 @@ impl Router {
 
 /// Plugins first, then the token, then whether anybody may come.
 fn authenticate(generation: &Generation, id: &str, hello: &Hello<'_>) -> Result<Identity, NotConnected> {
-    let asked =
-        HelloView { connection: id, token: &hello.token, data: hello.data.as_ref(), name: &hello.name, version: &hello.version };
+    let asked = HelloView {
+        connection: id,
+        token: &hello.token,
+        data: hello.data.as_ref(),
+        name: &hello.name,
+        version: &hello.version,
+    };
     for plugin in &generation.authenticators {
         match plugin.authenticate(asked) {
             Ok(Authentication::Accept(identity)) => return check_identity(generation, identity),

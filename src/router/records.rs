@@ -295,7 +295,13 @@ impl Router {
     ) {
         let data = format!(r#"{{"record":{},"version":{version},"{kind}":{text}}}"#, json!(name));
         let tags: [Tag<'_>; 1] = [("record".into(), name.into())];
-        let push = Push::Publication { room, payload: PayloadRef::Text(&data), sender: None::<&MemberInfo>, tags: &tags, offset: 0 };
+        let push = Push::Publication {
+            room,
+            payload: PayloadRef::Text(&data),
+            sender: None::<&MemberInfo>,
+            tags: &tags,
+            offset: 0,
+        };
         let mut batch = Batch::new(&self.flusher);
         let broadcast = Broadcast::new(push);
         match only {

@@ -3,16 +3,16 @@
 
 use std::{cell::RefCell, future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until, timeout_at},
-};
 use super::{
     bucket::{Bucket, Taken},
     outbox::{Outbox, Pushed},
     reader::{Decoded, Reader},
 };
 use crate::protocol::{Close, Incoming};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until, timeout_at},
+};
 
 /// Bytes of one read. What one read brings is handled before anything is
 /// written, so this also bounds how long others wait for it.

@@ -152,7 +152,7 @@ fn plugin_on(name: &str, store: Arc<dyn KvStore>, lookup: Arc<dyn Lookup>) -> Ar
 fn check_answer(plugin: &Plugin, method: &str, expected: &str) {
     let caller = Caller { connection: "c", user: "", info: "" };
     let answer = plugin.answer(caller, method, &Payload::Text("null".into())).unwrap();
-    assert!(matches!(&answer, Answer::Reply(text, _) if text == expected), "{answer:?}");
+    assert!(matches!(&answer, Answer::Reply(text, _) if text.to_json() == expected), "{answer:?}");
 }
 
 #[test]

@@ -1189,7 +1189,13 @@ impl Instance {
     }
 
     fn deliver_at(&self, room: &str, position: &Position, data: &str) -> Placed {
-        let push = Push::Publication { room, payload: PayloadRef::Text(data), sender: None, tags: &[], offset: position.offset };
+        let push = Push::Publication {
+            room,
+            payload: PayloadRef::Text(data),
+            sender: None,
+            tags: &[],
+            offset: position.offset,
+        };
         self.hub.deliver_at(room, position, &Broadcast::new(push), &mut self.batch())
     }
 

@@ -60,10 +60,31 @@ fn what_is_not_the_protocol_is_refused_with_a_reason() {
 
 #[test]
 fn a_command_that_nobody_knows_is_unsupported_and_not_silence() {
-    for text in ["{\"id\":1,\"what\":{}}", "{\"id\":1,\"sub_refresh\":{}}", "{\"id\":3,\"refresh\":{}}"] {
-        let request = decode(text).next().unwrap().unwrap();
-        assert!(matches!(request.command, Command::Unsupported), "{text}");
-    }
+    let request = decode("{\"id\":1,\"what\":{}}").next().unwrap().unwrap();
+    assert!(matches!(request.command, Command::Unsupported));
+}
+
+#[test]
+fn tokens_are_renewed_for_a_connection_and_for_a_room() {
+    let text =
+        "{\"id\":1,\"refresh\":{\"token\":\"a.b\"}}\n{\"id\":2,\"sub_refresh\":{\"channel\":\"r\",\"token\":\"c\"}}";
+    let requests: Vec<_> = decode(text).map(Result::unwrap).collect();
+    assert!(matches!(&requests[0].command, Command::Refresh { token } if token == "a.b"));
+    assert!(matches!(&requests[1].command, Command::SubRefresh { room, token } if room == "r" && token == "c"));
+    check_refused("{\"refresh\":{\"token\":\"a\"}}", "without id");
+    let version = VERSION;
+    let refreshed = |ttl| JSON.reply(1, &Reply::Refreshed { connection: "c1", ttl });
+    check_text(
+        &refreshed(Some(30)),
+        &format!(r#"{{"id":1,"refresh":{{"client":"c1","version":"{version}","expires":true,"ttl":30}}}}"#),
+    );
+    check_text(&refreshed(None), &format!(r#"{{"id":1,"refresh":{{"client":"c1","version":"{version}"}}}}"#));
+    let renewed = |ttl| JSON.reply(2, &Reply::SubRefreshed { ttl });
+    check_text(&renewed(Some(5)), r#"{"id":2,"sub_refresh":{"expires":true,"ttl":5}}"#);
+    check_text(&renewed(None), r#"{"id":2,"sub_refresh":{"expires":false}}"#);
+    check_text(&JSON.push(&Push::Refresh { ttl: Some(9) }), r#"{"push":{"refresh":{"expires":true,"ttl":9}}}"#);
+    let joined = JoinedRoom { ttl: Some(7), ..JoinedRoom::default() };
+    check_text(&JSON.reply(3, &Reply::Joined(&joined)), r#"{"id":3,"subscribe":{"expires":true,"ttl":7}}"#);
 }
 
 #[test]

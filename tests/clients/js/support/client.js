@@ -1,6 +1,8 @@
 // The official client, with all its events kept in order.
 
 import { Centrifuge } from "centrifuge";
+import { Centrifuge as ProtobufCentrifuge } from "centrifuge/build/protobuf";
+import { EventSource } from "eventsource";
 import WebSocket from "ws";
 import { Inbox } from "./inbox.js";
 
@@ -52,11 +54,24 @@ class Room {
   }
 }
 
+/** The ways in which a client can reach the gateway. */
+export const WAYS = ["websocket", "protobuf", "http_stream", "protobuf http_stream", "sse"];
+
+/** Where a client connects to that goes that way. */
+function endpoint(gateway, way) {
+  if (!way.includes("http_stream") && way !== "sse") return gateway.websocket;
+  const transport = way === "sse" ? "sse" : "http_stream";
+  return [{ transport, endpoint: `${gateway.url}/connection/${transport}` }];
+}
+
 export class Client {
   /** A client that is closed when the test `t` is over. It does not connect by itself. */
-  constructor(t, gateway, options = {}) {
-    this.centrifuge = new Centrifuge(gateway.websocket, {
+  constructor(t, gateway, { way = "websocket", ...options } = {}) {
+    const Library = way.startsWith("protobuf") ? ProtobufCentrifuge : Centrifuge;
+    this.centrifuge = new Library(endpoint(gateway, way), {
       websocket: WebSocket,
+      eventsource: EventSource,
+      emulationEndpoint: `${gateway.url}/emulation`,
       minReconnectDelay: 20,
       maxReconnectDelay: 200,
       timeout: 20_000,

@@ -99,7 +99,8 @@ export class Gateway {
     await this.write(this.#configFile, this.#text(this.#config));
     const child = spawn(BINARY, [this.#command, "--config", join(this.folder, "config.toml")], {
       stdio: ["ignore", "ignore", "pipe"],
-      env: { ...process.env, NO_COLOR: "1" },
+      // The gateway takes what begins like its own keys for one of them.
+      env: { ...process.env, WAYLEAVE_BIN: undefined, NO_COLOR: "1" },
     });
     this.#child = child;
     const started = this.log.all.length;

@@ -15,6 +15,7 @@ use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod bucket;
+pub mod echo;
 pub mod flusher;
 mod heartbeat;
 pub mod outbox;

@@ -7,6 +7,7 @@
 
 use std::io::{self, Read, Write};
 
+use bytes::Bytes;
 use tungstenite::{
     Error, Message, Utf8Bytes,
     error::{CapacityError, ProtocolError},
@@ -23,6 +24,10 @@ const BUFFER: usize = 512;
 #[derive(Debug)]
 pub struct Reader {
     context: WebSocketContext,
+    takes_binary: bool,
+    /// An error has ended it: the library would go on in the middle of what it
+    /// has refused.
+    is_broken: bool,
     /// The client's close frame says that it leaves for another page.
     is_going_away: bool,
 }
@@ -32,6 +37,8 @@ pub struct Reader {
 pub struct Decoded {
     /// Whole messages.
     pub texts: Vec<Utf8Bytes>,
+    /// Whole messages that are no text, if they are taken.
+    pub binaries: Vec<Bytes>,
     /// Bytes to be sent as they are.
     pub control: Vec<u8>,
     /// Pings and pongs among them.
@@ -74,19 +81,42 @@ impl Reader {
             .max_write_buffer_size(1 << 20)
             .max_message_size(Some(message_size))
             .max_frame_size(Some(message_size));
-        Self { context: WebSocketContext::new(Role::Server, Some(config)), is_going_away: false }
+        Self {
+            context: WebSocketContext::new(Role::Server, Some(config)),
+            takes_binary: false,
+            is_broken: false,
+            is_going_away: false,
+        }
+    }
+
+    /// The same for messages that are no text as well.
+    #[must_use]
+    pub fn with_binary(mut self) -> Self {
+        self.takes_binary = true;
+        self
     }
 
     /// Takes in bytes. On an error what came before it is in `out` still.
     ///
     /// # Errors
-    /// How the connection must be closed.
+    /// How the connection must be closed; whatever comes behind that makes no
+    /// sense either.
     pub fn feed(&mut self, input: &[u8], out: &mut Decoded) -> Result<(), Close> {
+        if self.is_broken {
+            return Err(Close::PROTOCOL_ERROR);
+        }
+        let fed = self.decode(input, out);
+        self.is_broken = fed.is_err();
+        fed
+    }
+
+    fn decode(&mut self, input: &[u8], out: &mut Decoded) -> Result<(), Close> {
         let mut pipe = Pipe { input, output: &mut out.control };
         loop {
             match self.context.read(&mut pipe) {
                 Ok(Message::Text(text)) => out.texts.push(text),
                 Ok(Message::Ping(_) | Message::Pong(_)) => out.n_control += 1,
+                Ok(Message::Binary(bytes)) if self.takes_binary => out.binaries.push(bytes),
                 Ok(Message::Binary(_)) => return Err(Close::INAPPROPRIATE_PROTOCOL),
                 // Goes on to write the answer, then ends with ConnectionClosed.
                 Ok(Message::Close(frame)) => {
@@ -156,6 +186,19 @@ mod tests {
         check_closed(&[0x81, 0x01, b'x'], &Close::PROTOCOL_ERROR);
         check_closed(&frame(0x09, b"x"), &Close::PROTOCOL_ERROR);
         check_closed(&frame(0x88, &[0]), &Close::PROTOCOL_ERROR);
+    }
+
+    #[test]
+    fn nothing_makes_sense_behind_what_made_none() {
+        let mut reader = Reader::new(100);
+        let mut out = Decoded::default();
+        let long = [0x81, 0xff, 0x7f, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(reader.feed(&long, &mut out), Err(Close::MESSAGE_TOO_BIG));
+        // The library's buffer has no room for these, which it takes for an end.
+        for _ in 0..100 {
+            assert_eq!(reader.feed(&frame(0x81, &[b'x'; 60]), &mut out), Err(Close::PROTOCOL_ERROR));
+        }
+        assert!(out.texts.is_empty());
     }
 
     #[test]

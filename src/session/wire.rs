@@ -27,6 +27,15 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// needs one in some seconds.
 const CONTROL_RATE: (u64, u64) = (10, 100);
 
+/// Bytes that may come for one message, as a multiple of the largest one. A
+/// fragment of a single byte has six of overhead; an empty one is nothing else,
+/// and could go on for ever.
+const FRAGMENTED: usize = 16;
+
+/// A control frame with its head and mask, in bytes. It may come between the
+/// fragments of a message and is none of them.
+const CONTROL_FRAME_MAX: usize = 131;
+
 /// Bytes that a client may still send after its close frame has gone out. One
 /// that keeps on flooding is cut off.
 const LAST_BYTES: usize = 1 << 20;
@@ -56,10 +65,16 @@ pub(super) struct Wire {
     control: Bucket,
     /// Since when bytes come that make no message.
     unfinished_since: Option<Instant>,
+    /// How many have come for it, and how many may.
+    unfinished: usize,
+    unfinished_max: usize,
     /// Kept, since arming a timer for each read costs more than the read.
     timer: Pin<Box<Sleep>>,
     /// How it ends, when the texts before it have been handed out.
     ending: Option<Close>,
+    /// What goes out with that: the answer to a close frame stands behind all
+    /// answers to what came before it.
+    last: Box<[u8]>,
 }
 
 impl Drop for Wire {
@@ -78,8 +93,11 @@ impl Wire {
             reader: Reader::new(message_size),
             control: Bucket::new(now, CONTROL_RATE.1),
             unfinished_since: None,
+            unfinished: 0,
+            unfinished_max: FRAGMENTED * message_size,
             timer: Box::pin(sleep_until(now)),
             ending: None,
+            last: Box::default(),
         }
     }
 
@@ -99,6 +117,8 @@ impl Wire {
         }
         loop {
             if let Some(close) = self.ending.take().or_else(|| self.outbox.closing()) {
+                let last = std::mem::take(&mut self.last);
+                self.answer(&last);
                 return Input::Ended(close);
             }
             let (socket, outbox) = (&self.socket, &self.outbox);
@@ -139,9 +159,11 @@ impl Wire {
         if let Err(close) = self.reader.feed(bytes, &mut decoded) {
             self.ending = Some(close);
         }
-        let Decoded { texts, control, n_control } = decoded;
-        if !control.is_empty() && self.outbox.push_control(&control) == Pushed::Schedule {
-            self.outbox.flush();
+        let Decoded { texts, control, n_control, .. } = decoded;
+        if self.ending.is_some() {
+            self.last = control.into();
+        } else {
+            self.answer(&control);
         }
         if n_control > 0 {
             let now = Instant::now();
@@ -150,12 +172,27 @@ impl Wire {
                 self.ending = Some(Close::CONTROL_FLOOD);
             }
         }
+        if texts.is_empty() {
+            let control = usize::try_from(n_control).unwrap_or(usize::MAX).saturating_mul(CONTROL_FRAME_MAX);
+            self.unfinished = (self.unfinished + bytes.len()).saturating_sub(control);
+            if self.unfinished > self.unfinished_max {
+                self.ending.get_or_insert(Close::FRAGMENT_FLOOD);
+            }
+        } else {
+            self.unfinished = 0;
+        }
         if !texts.is_empty() || n_control > 0 {
             self.unfinished_since = None;
         } else if self.unfinished_since.get_or_insert_with(Instant::now).elapsed() > MESSAGE_TIMEOUT {
             self.ending = Some(Close::BAD_REQUEST);
         }
         texts
+    }
+
+    fn answer(&self, control: &[u8]) {
+        if !control.is_empty() && self.outbox.push_control(control) == Pushed::Schedule {
+            self.outbox.flush();
+        }
     }
 
     /// Ends it: writes what waits and the close frame, then gives the client

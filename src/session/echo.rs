@@ -1,0 +1,100 @@
+//! Sends each message back. For suites that test what is told apart here:
+//! frames, by the reader and the outbox that sessions have.
+
+use std::{future::poll_fn, io, sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+
+use super::{
+    outbox::{Outbox, Pushed},
+    reader::{Decoded, Reader},
+};
+use crate::protocol::Close;
+
+/// How long the other side may take to close as well.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs one socket behind its handshake to its end. `early`: what came with
+/// that; `message_size`: bytes of the largest message.
+pub async fn run(socket: TcpStream, early: Bytes, message_size: usize) {
+    let mut socket = Arc::new(socket);
+    let outbox = Arc::new(Outbox::new(Arc::clone(&socket), 4 * message_size, 0));
+    let mut reader = Reader::new(message_size).with_binary();
+    let mut input = early.to_vec();
+    let close = loop {
+        if let Err(close) = take_in(&mut reader, &outbox, &input) {
+            break close;
+        }
+        input.clear();
+        if let Some(close) = outbox.closing() {
+            break close;
+        }
+        tokio::select! {
+            biased;
+            () = outbox.woken() => {}
+            _ = poll_fn(|context| socket.poll_write_ready(context)), if outbox.is_blocked() => outbox.flush(),
+            _ = poll_fn(|context| socket.poll_read_ready(context)) => {
+                input.resize(16 << 10, 0);
+                match socket.try_read(&mut input) {
+                    Ok(0) => break Close::LOST,
+                    Ok(n) => input.truncate(n),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => input.clear(),
+                    Err(_gone) => break Close::LOST,
+                }
+            }
+        }
+    };
+    outbox.close(close);
+    outbox.flush();
+    let ended = async {
+        while !outbox.is_finished() && socket.writable().await.is_ok() {
+            outbox.flush();
+        }
+        outbox.hang_up();
+        if let Some(socket) = Arc::get_mut(&mut socket) {
+            // What is unread at the end would turn it into a reset.
+            let _gone = tokio::io::AsyncWriteExt::shutdown(socket).await;
+            while socket.read(&mut input).await.is_ok_and(|n| n > 0) {}
+        }
+    };
+    let _in_time = timeout(CLOSE_TIMEOUT, ended).await;
+}
+
+fn take_in(reader: &mut Reader, outbox: &Outbox, input: &[u8]) -> Result<(), Close> {
+    let mut decoded = Decoded::default();
+    let fed = if input.is_empty() { Ok(()) } else { reader.feed(input, &mut decoded) };
+    let texts = decoded.texts.iter().map(|text| frame(0x81, text.as_bytes()));
+    let binaries = decoded.binaries.iter().map(|bytes| frame(0x82, bytes));
+    let messages = texts.chain(binaries);
+    let control = Some(Bytes::from(decoded.control)).filter(|control| !control.is_empty());
+    // As sessions have it: pongs first, and a close behind what came before it.
+    let frames: Vec<_> = match fed {
+        Ok(()) => control.into_iter().chain(messages).collect(),
+        Err(_) => messages.chain(control).collect(),
+    };
+    for frame in frames {
+        if outbox.push(&frame) == Pushed::Schedule {
+            outbox.flush();
+        }
+    }
+    fed
+}
+
+fn frame(first: u8, payload: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(10 + payload.len());
+    frame.put_u8(first);
+    match payload.len() {
+        n @ 0..=125 => frame.put_u8(n as u8),
+        n @ 126..=0xffff => {
+            frame.put_u8(126);
+            frame.put_u16(n as u16);
+        }
+        n => {
+            frame.put_u8(127);
+            frame.put_u64(n as u64);
+        }
+    }
+    frame.put_slice(payload);
+    frame.freeze()
+}

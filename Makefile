@@ -19,7 +19,7 @@ PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
 
-.PHONY: help run cluster test lint bench bench-cluster fuzz chaos simulate setup build plugins test-rust test-plugins test-clients test-browser
+.PHONY: help run cluster test lint bench bench-cluster fuzz chaos simulate setup build plugins test-rust test-autobahn test-plugins test-clients test-browser
 
 help:
 	sed -n 's/^## //p' Makefile
@@ -33,7 +33,7 @@ cluster: setup build plugins
 	exec deploy/cluster $(PORT)
 
 ## make test     every test
-test: lint test-rust plugins test-plugins test-clients test-browser
+test: lint test-rust test-autobahn plugins test-plugins test-clients test-browser
 	echo "all tests passed"
 
 ## make lint     format and lints, as errors
@@ -88,6 +88,11 @@ plugins: setup build
 test-rust: setup
 	echo "== Rust tests"
 	$(CARGO) test --quiet
+
+# Against the reader and the outbox; left out, loudly, without a Python 2.7.
+test-autobahn: build
+	echo "== Autobahn's WebSocket suite"
+	PYTHON=$(PYTHON) tests/autobahn/run
 
 test-plugins: plugins
 	echo "== the example plugins' own tests"

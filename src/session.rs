@@ -15,6 +15,7 @@ use tokio::{net::TcpStream, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod bucket;
+pub mod echo;
 pub mod flusher;
 mod heartbeat;
 pub mod outbox;
@@ -29,7 +30,7 @@ use self::{
     flusher::Batch,
     heartbeat::{Due, Heartbeat},
     outbox::Outbox,
-    reader::Reader,
+    reader::Takes,
     stream::Stream,
     wire::{Input, Line, Wire},
 };
@@ -55,8 +56,8 @@ pub fn run(
     let id = ConnectionId::random(router.boot);
     let socket = Arc::new(socket);
     let outbox = Arc::new(Outbox::new(Arc::clone(&socket), outbox_max, id.shard(router.flusher.shards())));
-    let reader = Reader::new(message_size, encoding.is_protobuf());
-    let mut wire = Wire::new(socket, Arc::clone(&outbox), reader);
+    let takes = if encoding.is_protobuf() { Takes::Bytes } else { Takes::Texts };
+    let mut wire = Wire::new(socket, Arc::clone(&outbox), message_size, takes);
     let first = wire.early(&early);
     // It is a piece of the HTTP parser's buffer and would keep all of it.
     drop(early);

@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use wayleave::{
     protocol::{Encoding, Incoming},
-    session::reader::{Decoded, Reader},
+    session::reader::{Decoded, Reader, Takes},
 };
 
 const MESSAGE_SIZE: usize = 4096;
@@ -30,7 +30,7 @@ fuzz_target!(|input: (u8, &[u8])| {
 });
 
 fn decode(encoding: Encoding, pieces: &[&[u8]]) -> (Vec<Incoming>, Option<u16>) {
-    let (mut reader, mut decoded) = (Reader::new(MESSAGE_SIZE, encoding.is_protobuf()), Decoded::default());
+    let (mut reader, mut decoded) = (Reader::new(MESSAGE_SIZE, Takes::Both), Decoded::default());
     let mut end = None;
     for piece in pieces {
         if let Err(close) = reader.feed(piece, &mut decoded) {

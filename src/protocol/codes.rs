@@ -125,6 +125,8 @@ closes! {
     INVALID_DATA = 1007 "invalid UTF-8";
     /// RFC 6455, section 7.4.1: more control frames than any client needs.
     CONTROL_FLOOD = 1008 "too many control frames";
+    /// RFC 6455, section 7.4.1: fragments without end.
+    FRAGMENT_FLOOD = 1008 "too many fragments";
     /// RFC 6455, section 7.4.1: larger than `limits.message_size`.
     MESSAGE_TOO_BIG = 1009 "message too big";
 }

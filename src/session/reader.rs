@@ -19,12 +19,25 @@ use crate::protocol::{Close, Incoming};
 /// small one costs no system calls, and ten thousand idle ones little memory.
 const BUFFER: usize = 512;
 
+/// What is a message; all else ends the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// Text frames.
+    Texts,
+    /// Binary frames.
+    Bytes,
+    /// Either.
+    Both,
+}
+
 /// Decodes what one client sends.
 #[derive(Debug)]
 pub struct Reader {
     context: WebSocketContext,
-    /// Messages are bytes, else texts.
-    is_binary: bool,
+    takes: Takes,
+    /// An error has ended it: the library would go on in the middle of what it
+    /// has refused.
+    is_broken: bool,
     /// The client's close frame says that it leaves for another page.
     is_going_away: bool,
 }
@@ -67,29 +80,43 @@ impl Write for Pipe<'_> {
 }
 
 impl Reader {
-    /// `message_size`: bytes of the largest message. `is_binary`: messages are
-    /// bytes, else texts; what is not is no message.
+    /// `message_size`: bytes of the largest message.
     #[must_use]
-    pub fn new(message_size: usize, is_binary: bool) -> Self {
+    pub fn new(message_size: usize, takes: Takes) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(1 << 20)
             .max_message_size(Some(message_size))
             .max_frame_size(Some(message_size));
-        Self { context: WebSocketContext::new(Role::Server, Some(config)), is_binary, is_going_away: false }
+        Self {
+            context: WebSocketContext::new(Role::Server, Some(config)),
+            takes,
+            is_broken: false,
+            is_going_away: false,
+        }
     }
 
     /// Takes in bytes. On an error what came before it is in `out` still.
     ///
     /// # Errors
-    /// How the connection must be closed.
+    /// How the connection must be closed; whatever comes behind that makes no
+    /// sense either.
     pub fn feed(&mut self, input: &[u8], out: &mut Decoded) -> Result<(), Close> {
+        if self.is_broken {
+            return Err(Close::PROTOCOL_ERROR);
+        }
+        let fed = self.decode(input, out);
+        self.is_broken = fed.is_err();
+        fed
+    }
+
+    fn decode(&mut self, input: &[u8], out: &mut Decoded) -> Result<(), Close> {
         let mut pipe = Pipe { input, output: &mut out.control };
         loop {
             match self.context.read(&mut pipe) {
-                Ok(Message::Text(text)) if !self.is_binary => out.messages.push(Incoming::Text(text)),
-                Ok(Message::Binary(bytes)) if self.is_binary => out.messages.push(Incoming::Binary(bytes)),
+                Ok(Message::Text(text)) if self.takes != Takes::Bytes => out.messages.push(Incoming::Text(text)),
+                Ok(Message::Binary(bytes)) if self.takes != Takes::Texts => out.messages.push(Incoming::Binary(bytes)),
                 Ok(Message::Ping(_) | Message::Pong(_)) => out.n_control += 1,
                 Ok(Message::Text(_) | Message::Binary(_)) => return Err(Close::INAPPROPRIATE_PROTOCOL),
                 // Goes on to write the answer, then ends with ConnectionClosed.
@@ -128,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_message_may_come_byte_by_byte_and_many_at_once() {
-        let mut reader = Reader::new(1000, false);
+        let mut reader = Reader::new(1000, Takes::Texts);
         let mut out = Decoded::default();
         for byte in frame(0x81, b"hello") {
             reader.feed(&[byte], &mut out).unwrap();
@@ -145,7 +172,7 @@ mod tests {
     #[test]
     fn bytes_are_messages_where_they_are_asked_for() {
         let mut out = Decoded::default();
-        let mut reader = Reader::new(100, true);
+        let mut reader = Reader::new(100, Takes::Bytes);
         reader.feed(&frame(0x82, b"\xff\x00"), &mut out).unwrap();
         assert_eq!(out.messages, [Incoming::Binary(b"\xff\x00"[..].into())]);
         assert_eq!(reader.feed(&frame(0x81, b"x"), &mut out), Err(Close::INAPPROPRIATE_PROTOCOL));
@@ -154,7 +181,7 @@ mod tests {
     #[track_caller]
     fn check_closed(bytes: &[u8], expected: &Close) {
         let mut out = Decoded::default();
-        assert_eq!(Reader::new(100, false).feed(bytes, &mut out).as_ref(), Err(expected));
+        assert_eq!(Reader::new(100, Takes::Texts).feed(bytes, &mut out).as_ref(), Err(expected));
     }
 
     #[test]
@@ -172,9 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn nothing_makes_sense_behind_what_made_none() {
+        let mut reader = Reader::new(100, Takes::Texts);
+        let mut out = Decoded::default();
+        let long = [0x81, 0xff, 0x7f, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(reader.feed(&long, &mut out), Err(Close::MESSAGE_TOO_BIG));
+        // The library's buffer has no room for these, which it takes for an end.
+        for _ in 0..100 {
+            assert_eq!(reader.feed(&frame(0x81, &[b'x'; 60]), &mut out), Err(Close::PROTOCOL_ERROR));
+        }
+        assert!(out.messages.is_empty());
+    }
+
+    #[test]
     fn a_close_is_answered() {
         let mut out = Decoded::default();
-        let closed = Reader::new(100, false).feed(&frame(0x88, &[0x03, 0xe8]), &mut out);
+        let closed = Reader::new(100, Takes::Texts).feed(&frame(0x88, &[0x03, 0xe8]), &mut out);
         assert_eq!(closed, Err(Close::BY_CLIENT));
         assert_eq!(out.control, [0x88, 2, 0x03, 0xe8]);
     }

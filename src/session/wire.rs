@@ -6,7 +6,7 @@ use std::{cell::RefCell, future::poll_fn, io, pin::Pin, sync::Arc, time::Duratio
 use super::{
     bucket::{Bucket, Taken},
     outbox::{Outbox, Pushed},
-    reader::{Decoded, Reader},
+    reader::{Decoded, Reader, Takes},
 };
 use crate::protocol::{Close, Incoming};
 use tokio::{
@@ -24,6 +24,15 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pings and pongs that a client may send a second, and at once. A client
 /// needs one in some seconds.
 const CONTROL_RATE: (u64, u64) = (10, 100);
+
+/// Bytes that may come for one message, as a multiple of the largest one. A
+/// fragment of a single byte has six of overhead; an empty one is nothing else,
+/// and could go on for ever.
+const FRAGMENTED: usize = 16;
+
+/// A control frame with its head and mask, in bytes. It may come between the
+/// fragments of a message and is none of them.
+const CONTROL_FRAME_MAX: usize = 131;
 
 /// Bytes that a client may still send after its close frame has gone out. One
 /// that keeps on flooding is cut off.
@@ -63,10 +72,16 @@ pub(super) struct Wire {
     control: Bucket,
     /// Since when bytes come that make no message.
     unfinished_since: Option<Instant>,
+    /// How many have come for it, and how many may.
+    unfinished: usize,
+    unfinished_max: usize,
     /// Kept, since arming a timer for each read costs more than the read.
     timer: Pin<Box<Sleep>>,
     /// How it ends, when the messages before it have been handed out.
     ending: Option<Close>,
+    /// What goes out with that: the answer to a close frame stands behind all
+    /// answers to what came before it.
+    last: Box<[u8]>,
 }
 
 impl Drop for Wire {
@@ -77,16 +92,19 @@ impl Drop for Wire {
 
 impl Wire {
     /// `outbox` writes to the same `socket`, and no longer than this lives.
-    pub(super) fn new(socket: Arc<TcpStream>, outbox: Arc<Outbox>, reader: Reader) -> Self {
+    pub(super) fn new(socket: Arc<TcpStream>, outbox: Arc<Outbox>, message_size: usize, takes: Takes) -> Self {
         let now = Instant::now();
         Self {
             socket,
             outbox,
-            reader,
+            reader: Reader::new(message_size, takes),
             control: Bucket::new(now, CONTROL_RATE.1),
             unfinished_since: None,
+            unfinished: 0,
+            unfinished_max: FRAGMENTED * message_size,
             timer: Box::pin(sleep_until(now)),
             ending: None,
+            last: Box::default(),
         }
     }
 
@@ -115,9 +133,11 @@ impl Wire {
         if let Err(close) = self.reader.feed(bytes, &mut decoded) {
             self.ending = Some(close);
         }
-        let Decoded { messages, control, n_control } = decoded;
-        if !control.is_empty() && self.outbox.push_control(&control) == Pushed::Schedule {
-            self.outbox.flush();
+        let Decoded { messages, control, n_control, .. } = decoded;
+        if self.ending.is_some() {
+            self.last = control.into();
+        } else {
+            self.answer(&control);
         }
         if n_control > 0 {
             let now = Instant::now();
@@ -126,12 +146,27 @@ impl Wire {
                 self.ending = Some(Close::CONTROL_FLOOD);
             }
         }
+        if messages.is_empty() {
+            let control = usize::try_from(n_control).unwrap_or(usize::MAX).saturating_mul(CONTROL_FRAME_MAX);
+            self.unfinished = (self.unfinished + bytes.len()).saturating_sub(control);
+            if self.unfinished > self.unfinished_max {
+                self.ending.get_or_insert(Close::FRAGMENT_FLOOD);
+            }
+        } else {
+            self.unfinished = 0;
+        }
         if !messages.is_empty() || n_control > 0 {
             self.unfinished_since = None;
         } else if self.unfinished_since.get_or_insert_with(Instant::now).elapsed() > MESSAGE_TIMEOUT {
             self.ending = Some(Close::BAD_REQUEST);
         }
         messages
+    }
+
+    fn answer(&self, control: &[u8]) {
+        if !control.is_empty() && self.outbox.push_control(control) == Pushed::Schedule {
+            self.outbox.flush();
+        }
     }
 }
 
@@ -147,6 +182,8 @@ impl Line for Wire {
         }
         loop {
             if let Some(close) = self.ending.take().or_else(|| self.outbox.closing()) {
+                let last = std::mem::take(&mut self.last);
+                self.answer(&last);
                 return Input::Ended(close);
             }
             let (socket, outbox) = (&self.socket, &self.outbox);

@@ -18,6 +18,7 @@ mod drain;
 mod faults;
 mod infra;
 mod plugins;
+mod raw_frames;
 mod reload;
 mod rooms;
 mod sites;

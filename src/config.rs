@@ -25,14 +25,14 @@ pub use self::{
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
     read::Mistake,
     rooms::{
-        Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, Target,
-        Template,
+        Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, SlowConfig,
+        SlowPolicy, Target, Template,
     },
     sections::{
         ApiConfig, ApiKey, AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
         ServerConfig, UserLimit,
     },
-    value::{JoinLeave, Rate},
+    value::{JoinLeave, Rate, Recovery},
 };
 
 /// A configuration in which nothing is left to be checked but the plugins'
@@ -154,6 +154,16 @@ impl Config {
         // A message with what we put around it must fit an empty outbox.
         if limits.outbox < 2 * limits.message_size {
             root.section("limits").wrong("outbox", "must be at least twice `message_size`");
+        }
+        for (room, slow) in rooms.iter().filter_map(|room| Some((room, room.slow.as_ref()?))) {
+            if slow.at > limits.outbox / 2 {
+                let text = format!(
+                    "must be at least {} bytes: twice the `slow_at` of rooms `{}`, so that answers fit beside messages",
+                    slow.at.saturating_mul(2),
+                    room.pattern
+                );
+                root.section("limits").wrong("outbox", text);
+            }
         }
         for (room, records) in rooms.iter().filter_map(|room| Some((room, room.records?))) {
             let all = records.count.saturating_mul(records.size);

@@ -18,22 +18,25 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
-    config::Pattern,
+    config::{Pattern, SlowConfig},
     id::{ConnectionId, RoomName, UserId},
     protocol::{Broadcast, MemberInfo},
     session::{
         flusher::Batch,
-        outbox::{Outbox, Pushed},
+        outbox::{Outbox, Pushed, Spare},
     },
 };
 
 mod connection;
+mod listening;
 mod positions;
 mod room;
+mod slow;
 
 use self::room::{Member, Room};
 pub use self::{
     connection::{Connection, Kept, Membership, Place},
+    listening::Listening,
     positions::Placed,
     room::{Stand, Waiting},
 };
@@ -72,31 +75,44 @@ pub struct Told<'a> {
 impl Told<'_> {
     fn tell(&self, who: &Connection, others: &mut Room, batch: &mut Batch<'_>) {
         if let Some(frame) = &self.own {
-            put(&who.outbox, frame, batch);
+            put(&who.outbox, frame, Spare::Never, batch);
         }
         if let Some(broadcast) = &self.others
             && !(self.by_user && others.has_user(&who.user))
         {
-            for member in others.members_mut() {
-                member.hear(0, broadcast.frame(member.encoding), batch);
-            }
+            others.deliver("", 0, broadcast, &mut Seen::default(), batch);
         }
     }
 }
 
 impl Member {
     /// Takes a frame, or keeps it until the member has caught up.
-    fn hear(&mut self, offset: u64, frame: &Bytes, batch: &mut Batch<'_>) -> Delivered {
+    fn hear(&mut self, offset: u64, frame: &Bytes, spare: Spare, batch: &mut Batch<'_>) -> Delivered {
         match &mut self.stand {
-            Stand::Live => put(&self.outbox, frame, batch),
-            Stand::Positioned(from) if offset == 0 || offset > *from => put(&self.outbox, frame, batch),
+            Stand::Live => put(&self.outbox, frame, spare, batch),
+            Stand::Positioned(from) if offset == 0 || offset > *from => put(&self.outbox, frame, spare, batch),
             Stand::Positioned(_) => Delivered::default(),
             Stand::Held(waiting) => {
                 waiting.put(offset, frame, self.outbox.max());
-                Delivered { queued: 1, slow: 0 }
+                Delivered { queued: 1, ..Delivered::default() }
             }
         }
     }
+}
+
+/// Somebody who has taken a place in a room, and what goes with that.
+#[derive(Debug)]
+pub struct Entrant {
+    /// What it may do there.
+    pub membership: Membership,
+    /// What was taken.
+    pub place: Place,
+    /// Where it stands in the room's history.
+    pub stand: Stand,
+    /// How it wants to hear the room.
+    pub listening: Listening,
+    /// What the config says of slow members of the room now.
+    pub slow: Option<Arc<SlowConfig>>,
 }
 
 /// How many connections a push reached.
@@ -106,12 +122,15 @@ pub struct Delivered {
     pub queued: usize,
     /// Their outboxes overflowed; they are being closed.
     pub slow: usize,
+    /// Frames that were left out, this one or older ones.
+    pub dropped: usize,
 }
 
 impl std::ops::AddAssign for Delivered {
     fn add_assign(&mut self, other: Self) {
         self.queued += other.queued;
         self.slow += other.slow;
+        self.dropped += other.dropped;
     }
 }
 
@@ -159,10 +178,12 @@ fn shards<T: Default>() -> Box<[Mutex<T>]> {
     (0..SHARDS).map(|_| Mutex::default()).collect()
 }
 
-fn put(outbox: &Arc<Outbox>, frame: &Bytes, batch: &mut Batch<'_>) -> Delivered {
-    match outbox.put(frame, batch) {
-        Pushed::Schedule | Pushed::Queued => Delivered { queued: 1, slow: 0 },
-        Pushed::Overflow => Delivered { queued: 0, slow: 1 },
+fn put(outbox: &Arc<Outbox>, frame: &Bytes, spare: Spare, batch: &mut Batch<'_>) -> Delivered {
+    match outbox.put_spare(frame, spare, batch) {
+        Pushed::Schedule | Pushed::Queued => Delivered { queued: 1, ..Delivered::default() },
+        Pushed::Instead(dropped) => Delivered { queued: 1, dropped, ..Delivered::default() },
+        Pushed::Overflow => Delivered { slow: 1, ..Delivered::default() },
+        Pushed::Dropped => Delivered { dropped: 1, ..Delivered::default() },
         Pushed::Closed => Delivered::default(),
     }
 }
@@ -296,17 +317,15 @@ impl Hub {
     ///
     /// # Errors
     /// Why not; nothing has changed then, and nobody was told.
-    #[expect(clippy::too_many_arguments, reason = "each is of another kind")]
     pub fn join(
         &self,
         connection: &Arc<Connection>,
         room: &RoomName,
-        membership: Membership,
-        place: Place,
-        stand: Stand,
+        entrant: Entrant,
         told: &Told<'_>,
         batch: &mut Batch<'_>,
     ) -> Result<(), NotAdded> {
+        let Entrant { membership, place, stand, listening, slow } = entrant;
         let mut state = connection.state.lock();
         if state.is_gone || state.joining.get(room) != Some(&place) {
             return Err(NotAdded::Gone);
@@ -320,6 +339,7 @@ impl Hub {
             room_info: Arc::clone(&membership.info),
             stand,
             place,
+            listening: Some(listening).filter(|listening| !listening.is_usual()).map(Box::new),
         };
         state.rooms.insert(Arc::clone(room), membership);
         let mut rooms = self.at(&self.rooms, room).lock();
@@ -327,6 +347,7 @@ impl Hub {
             self.n_rooms.fetch_add(1, Ordering::Relaxed);
             Room::default()
         });
+        members.slow = slow;
         told.tell(connection, members, batch);
         members.join(member);
         Ok(())
@@ -367,15 +388,9 @@ impl Hub {
         seen: &mut Seen,
         batch: &mut Batch<'_>,
     ) -> Delivered {
-        let mut delivered = Delivered::default();
         // Under the lock, so that all members see one order.
         let mut rooms = self.at(&self.rooms, room).lock();
-        for member in rooms.get_mut(room).map_or(&mut [][..], Room::members_mut) {
-            if seen.is_new(member.id) {
-                delivered += member.hear(0, broadcast.frame(member.encoding), batch);
-            }
-        }
-        delivered
+        rooms.get_mut(room).map(|members| members.deliver(room, 0, broadcast, seen, batch)).unwrap_or_default()
     }
 
     /// The users with their connections.
@@ -399,7 +414,7 @@ impl Hub {
         let mut delivered = Delivered::default();
         for connection in connections {
             if seen.is_new(connection.id) {
-                delivered += put(&connection.outbox, broadcast.frame(connection.encoding), batch);
+                delivered += put(&connection.outbox, broadcast.frame(connection.encoding), Spare::Never, batch);
             }
         }
         delivered
@@ -429,6 +444,15 @@ impl Hub {
         let rooms = self.at(&self.rooms, room).lock();
         let members = rooms.get(room).map_or(&[][..], Room::members);
         members.iter().map(|member| Arc::clone(&member.connection)).collect()
+    }
+
+    /// Sets anew what may be left out for slow members, of all rooms.
+    pub fn set_slow(&self, of: impl Fn(&str) -> Option<Arc<SlowConfig>>) {
+        for shard in &self.rooms {
+            for (name, room) in shard.lock().iter_mut() {
+                room.slow = of(name);
+            }
+        }
     }
 
     /// The rooms that have members.

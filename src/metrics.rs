@@ -78,8 +78,8 @@ pub struct Metrics {
     api_calls: Family<ApiLabels, Counter>,
     /// Messages of clients and plugins that were taken for delivery.
     pub published: Counter,
-    /// Frames put into outboxes by messages.
-    pub deliveries: Counter,
+    deliveries: Counter,
+    slow_dropped: Counter,
     /// Copies for rooms with history that could not be kept.
     pub copies_lost: Counter,
     /// Actions of plugins that could not be performed.
@@ -123,6 +123,7 @@ impl Metrics {
             api_calls: Family::default(),
             published: Counter::default(),
             deliveries: Counter::default(),
+            slow_dropped: Counter::default(),
             copies_lost: Counter::default(),
             actions_failed: Counter::default(),
             hook_seconds: Family::new_with_constructor(hook_histogram),
@@ -146,6 +147,7 @@ impl Metrics {
         registry.register("api_calls", "Calls of the server API by method and error code", m.api_calls.clone());
         registry.register("messages", "Messages taken for delivery", m.published.clone());
         registry.register("deliveries", "Frames put into outboxes by messages", m.deliveries.clone());
+        registry.register("slow_dropped", "Frames left out for members that read too slowly", m.slow_dropped.clone());
         registry.register("copies_lost", "Copies for rooms with history that could not be kept", m.copies_lost.clone());
         registry.register("actions_failed", "Actions of plugins that could not be performed", m.actions_failed.clone());
         registry.register_with_unit("plugin_call", "Time in plugins by hook", Unit::Seconds, m.hook_seconds.clone());
@@ -175,6 +177,15 @@ impl Metrics {
     /// A connection ended.
     pub fn closed(&self, code: u16) {
         self.closes.get_or_create(&CodeLabel { code: code.into() }).inc();
+    }
+
+    /// Counts what became of a message: frames put into outboxes, and frames
+    /// left out for it.
+    pub fn delivered(&self, queued: usize, dropped: usize) {
+        self.deliveries.inc_by(queued as u64);
+        if dropped > 0 {
+            self.slow_dropped.inc_by(dropped as u64);
+        }
     }
 
     /// A command came in.

@@ -4,7 +4,7 @@
 //! [`Request`] and a [`Reply`] or [`Push`] becomes bytes in the codecs below;
 //! no other module knows a wire format.
 
-use std::{array, borrow::Cow, cell::OnceCell, vec};
+use std::{borrow::Cow, vec};
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
@@ -15,12 +15,19 @@ use crate::{
     room::Position,
 };
 
+mod broadcast;
 pub mod centrifuge;
 pub mod codes;
+mod delta;
+mod filter;
 pub mod frame;
 mod protobuf;
 
-pub use self::codes::{Close, Refusal};
+pub use self::{
+    broadcast::Broadcast,
+    codes::{Close, Refusal},
+    filter::{Filter, Rule},
+};
 
 /// How the gateway names itself to clients.
 const VERSION: &str = concat!("wayleave ", env!("CARGO_PKG_VERSION"));
@@ -109,6 +116,8 @@ pub enum Command<'a> {
         data: Option<Payload>,
         /// What it has seen already, if it wants what it missed.
         recover: Option<Seen<'a>>,
+        /// How it wants to hear the room.
+        wishes: Wishes,
     },
     /// Leave a room.
     Leave {
@@ -173,6 +182,17 @@ pub enum Command<'a> {
     Pong,
     /// Something this version does not offer, by its wire name.
     Unsupported,
+}
+
+/// How somebody wants to hear a room, where the room offers it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Who comes and goes.
+    pub join_leave: bool,
+    /// Messages as differences to those before them.
+    pub delta: bool,
+    /// Only some messages.
+    pub filter: Option<Rule>,
 }
 
 /// Up to where somebody has seen a room's messages.
@@ -266,6 +286,15 @@ impl<'a> PayloadRef<'a> {
         match self {
             Self::Text(text) => Cow::Borrowed(text),
             Self::Binary(bytes) => Cow::Owned(Payload::base64(bytes)),
+        }
+    }
+
+    /// A copy of its own.
+    #[must_use]
+    pub fn to_owned(self) -> Payload {
+        match self {
+            Self::Text(text) => Payload::Text(text.to_owned()),
+            Self::Binary(bytes) => Payload::Binary(bytes.to_vec()),
         }
     }
 
@@ -378,6 +407,8 @@ pub struct JoinedRoom {
     pub was_recovering: bool,
     /// That is all it has missed.
     pub recovered: bool,
+    /// It hears messages as differences.
+    pub delta: bool,
     /// Seconds until it expires; None: never.
     pub ttl: Option<u32>,
 }
@@ -395,22 +426,47 @@ pub struct PastPublication {
     pub tags: Vec<Tag<'static>>,
 }
 
+impl PastPublication {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrowed<'a>(&'a self, room: &'a str) -> Publication<'a> {
+        let Self { offset, payload, sender, tags } = self;
+        Publication { room, payload: payload.borrowed(), sender: sender.as_ref(), tags, offset: *offset }
+    }
+}
+
+/// A message in a room.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    /// The room.
+    pub room: &'a str,
+    /// The message.
+    pub payload: PayloadRef<'a>,
+    /// The sender, if a client sent it.
+    pub sender: Option<&'a MemberInfo>,
+    /// What handled it, for rooms that are stamped.
+    pub tags: &'a [Tag<'a>],
+    /// Its place in the room's history, if the room has one.
+    pub offset: u64,
+}
+
+/// In which form a message goes out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Form<'a> {
+    /// As it is.
+    Plain,
+    /// As a whole, to somebody who takes differences: in JSON its text is a
+    /// string, so that both sides have the same bytes.
+    Whole,
+    /// The difference to the message before.
+    Delta(&'a [u8]),
+}
+
 /// What the server says without being asked.
 #[derive(Debug)]
 pub enum Push<'a> {
     /// A message in a room.
-    Publication {
-        /// The room.
-        room: &'a str,
-        /// The message.
-        payload: PayloadRef<'a>,
-        /// The sender, if a client sent it.
-        sender: Option<&'a MemberInfo>,
-        /// What handled it, for rooms that are stamped.
-        tags: &'a [Tag<'a>],
-        /// Its place in the room's history, if the room has one.
-        offset: u64,
-    },
+    Publication(Publication<'a>),
     /// Somebody came.
     Joined {
         /// Into this room.
@@ -452,26 +508,6 @@ pub enum Push<'a> {
     },
     /// Are you there?
     Ping,
-}
-
-/// A push that many receive: encoded once for each encoding in use.
-#[derive(Debug)]
-pub struct Broadcast<'a> {
-    push: Push<'a>,
-    frames: [OnceCell<Bytes>; Encoding::N],
-}
-
-impl<'a> Broadcast<'a> {
-    /// Nothing is encoded before somebody needs it.
-    #[must_use]
-    pub fn new(push: Push<'a>) -> Self {
-        Self { push, frames: array::from_fn(|_| OnceCell::new()) }
-    }
-
-    /// As it goes out to those who have chosen `encoding`, shared.
-    pub fn frame(&self, encoding: Encoding) -> &Bytes {
-        self.frames[encoding as usize].get_or_init(|| encoding.push(&self.push))
-    }
 }
 
 impl Encoding {
@@ -521,6 +557,14 @@ impl Encoding {
     #[must_use]
     pub fn push(self, push: &Push<'_>) -> Bytes {
         self.write(|buffer| centrifuge::write_push(buffer, push), || protobuf::push(push))
+    }
+
+    /// What a message goes out as in some form.
+    fn publication(self, publication: &Publication<'_>, form: Form<'_>) -> Bytes {
+        self.write(
+            |buffer| centrifuge::write_publication(buffer, publication, form),
+            || protobuf::publication_push(publication, form),
+        )
     }
 
     /// The last that goes out.

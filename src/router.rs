@@ -211,6 +211,7 @@ impl Router {
     /// that it began with.
     pub fn replace(&self, generation: Arc<Generation>) {
         let number = generation.number;
+        self.hub.set_slow(|room| generation.room(room).and_then(|(entry, _)| entry.slow.clone()));
         self.generation.store(generation);
         self.replaced.send_replace(number);
     }

@@ -349,10 +349,10 @@ impl Session {
                 }
                 return Ok(());
             }
-            Command::Join { room, token, data, recover } => {
+            Command::Join { room, token, data, recover, wishes } => {
                 let join = JoinView { room: &room, token: &token, data: data.as_ref() };
                 // Its good answer is sent on the way, at the right moment.
-                Box::pin(self.router.join(&self.connection, id, join, recover, batch)).await.map(|()| None)
+                Box::pin(self.router.join(&self.connection, id, join, recover, wishes, batch)).await.map(|()| None)
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
             Command::Publish { room, payload } => {

@@ -161,6 +161,16 @@ impl<'a> Table<'a> {
         default
     }
 
+    /// A number within `range`, if there is one.
+    pub(super) fn optional_number(&self, key: &'static str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let value = self.optional(key)?;
+        if range.contains(&value) {
+            return Some(value);
+        }
+        self.wrong(key, format!("{value} is out of range; expected {} to {}", range.start(), range.end()));
+        None
+    }
+
     /// A duration within `range`.
     pub(super) fn duration(
         &self,

@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use super::{JoinLeave, read::Table, secs};
+use super::{JoinLeave, Recovery, read::Table, secs};
 use crate::plugin::{Grant, Hook, Policy};
 
 pub use super::pattern::{Pattern, Target, Template};
@@ -52,13 +53,48 @@ pub struct RoomConfig {
     /// What the room keeps of its messages; None: nothing.
     pub history: Option<HistoryConfig>,
     /// Clients that come back get what they missed.
-    pub recovery: bool,
+    pub recovery: Recovery,
+    /// Only those who ask for it are told who comes and goes.
+    pub join_leave_on_demand: bool,
+    /// Messages may be heard as differences to those before them.
+    pub delta: bool,
+    /// Members may ask for only some messages, by their tags.
+    pub tags_filter: bool,
+    /// What may be left out for a member that reads too slowly; None: nothing,
+    /// it is closed.
+    pub slow: Option<Arc<SlowConfig>>,
+    /// Connections that may be in it, on all instances where those are
+    /// registered, else on each; None: any number.
+    pub members: Option<usize>,
     /// Documents that the room may have; None: none.
     pub records: Option<RecordsConfig>,
     /// Messages carry tags that name the generation and plugins they passed.
     pub stamp: bool,
     /// Names of plugins, in the order in which they are asked.
     pub plugins: Vec<String>,
+}
+
+/// What may be left out for a member that reads too slowly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowConfig {
+    /// Which messages.
+    pub policy: SlowPolicy,
+    /// Once so many bytes wait for it.
+    pub at: usize,
+    /// Where in a message stands what tells those apart that replace each other;
+    /// empty: each replaces the one before.
+    pub key: Vec<String>,
+}
+
+/// Which messages may be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlowPolicy {
+    /// Those that have waited longest.
+    DropOldest,
+    /// Those that come.
+    DropNewest,
+    /// Those for which there is a newer one.
+    Latest,
 }
 
 /// What a room keeps: both bounds hold.
@@ -160,9 +196,23 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
         };
         let documents = records.is_present().then_some(documents);
         records.finish();
-        let recovery = table.or("recovery", false);
-        if recovery && kept.is_none() {
+        let recovery = table.or("recovery", Recovery::Off);
+        if recovery != Recovery::Off && kept.is_none() {
             table.wrong("recovery", r#"needs `history`, as in history = { size = 100, ttl = "5m" }"#);
+        }
+        let delta = table.or("delta", false);
+        let slow = read_slow(&table);
+        if slow.is_some() && recovery == Recovery::Missed {
+            table.wrong("slow", r#"members of a room with `recovery` count on all messages; expected "disconnect""#);
+        }
+        if slow.is_some() && documents.is_some() {
+            table.wrong(
+                "slow",
+                r#"a change of a document needs the one before it; with `records`, expected "disconnect""#,
+            );
+        }
+        if slow.is_some() && delta {
+            table.wrong("slow", r#"a difference needs the message before it; with `delta`, expected "disconnect""#);
         }
         let pattern = table.required::<String>("match");
         let room = RoomConfig {
@@ -187,6 +237,11 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
             presence_grace: table.duration("presence_grace", secs(0), secs(0)..=secs(300)),
             history: kept,
             recovery,
+            join_leave_on_demand: table.or("join_leave_on_demand", false),
+            delta,
+            tags_filter: table.or("tags_filter", false),
+            slow,
+            members: table.optional_number("members", 1..=100_000_000).and_then(|n| n.try_into().ok()),
             records: documents,
             stamp: table.or("stamp", false),
             plugins: table.or("plugins", Vec::new()),
@@ -196,6 +251,29 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
         room
     };
     root.list("rooms").into_iter().map(read).collect()
+}
+
+fn read_slow(table: &Table<'_>) -> Option<Arc<SlowConfig>> {
+    let policy = table.choice(
+        "slow",
+        &[
+            ("disconnect", None),
+            ("drop-oldest", Some(SlowPolicy::DropOldest)),
+            ("drop-newest", Some(SlowPolicy::DropNewest)),
+            ("latest", Some(SlowPolicy::Latest)),
+        ],
+    );
+    let at = table.size("slow_at", 256 << 10, 1 << 10..=1 << 30);
+    let path = table.optional::<String>("slow_key");
+    if path.is_some() && policy != Some(SlowPolicy::Latest) {
+        table.wrong("slow_key", r#"only `slow = "latest"` has a key"#);
+    }
+    let key: Vec<String> = path.iter().flat_map(|path| path.split('.').map(str::to_owned)).collect();
+    if path.is_some() && (key.len() < 2 || key[0] != "data" || key.iter().any(String::is_empty)) {
+        table.wrong("slow_key", r#"expected where in the message it stands, such as "data.symbol""#);
+    }
+    let key = key.into_iter().skip(1).collect();
+    Some(Arc::new(SlowConfig { policy: policy?, at, key }))
 }
 
 pub(super) fn read_routes(root: &Table<'_>) -> Vec<RouteConfig> {

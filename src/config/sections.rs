@@ -194,6 +194,8 @@ pub struct Limits {
     pub connections_per_user: usize,
     /// What happens to the next one.
     pub user_limit: UserLimit,
+    /// Rooms with members on this instance.
+    pub rooms: usize,
     /// Rooms that one connection may be in.
     pub rooms_per_connection: usize,
     /// Bytes of a message from a client, whole.
@@ -223,6 +225,7 @@ impl Limits {
             connections_per_user: number("connections_per_user", 64, 1..=1_000_000),
             user_limit: table
                 .choice("user_limit", &[("reject", UserLimit::Reject), ("close-oldest", UserLimit::CloseOldest)]),
+            rooms: number("rooms", 1_000_000, 1..=100_000_000),
             rooms_per_connection: number("rooms_per_connection", 128, 1..=1_000_000),
             message_size: table.size("message_size", 64 << 10, 128..=64 << 20),
             outbox: table.size("outbox", 1 << 20, 1 << 10..=1 << 30),

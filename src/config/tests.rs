@@ -50,6 +50,18 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");
     check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { sise = 1 }", "did you mean `size`?");
     check_mistake("[[rooms]]\nmatch = \"x\"\nrecovery = true", "needs `history`");
+    check_mistake("[[rooms]]\nmatch = \"x\"\nrecovery = \"cache\"", "needs `history`");
+    check_mistake("[[rooms]]\nmatch = \"x\"\nrecovery = \"all\"", "true, false or \"cache\"");
+    let kept = "[[rooms]]\nmatch = \"x\"\nhistory = { size = 1 }\n";
+    check_mistake(&format!("{kept}recovery = true\nslow = \"latest\""), "count on all messages");
+    check_mistake(&format!("{kept}delta = true\nslow = \"drop-oldest\""), "needs the message before it");
+    check_mistake(
+        &format!("{kept}slow = \"drop-oldest\"\nslow_key = \"data.x\""),
+        "only `slow = \"latest\"` has a key",
+    );
+    check_mistake(&format!("{kept}slow = \"latest\"\nslow_key = \"x\""), "such as \"data.symbol\"");
+    check_mistake(&format!("{kept}slow = \"latest\"\nslow_at = \"2MiB\""), "limits.outbox");
+    check_mistake(&format!("{kept}members = 0"), "out of range");
     check_mistake(
         "[[rooms]]\nmatch = \"x\"\nrecords = { count = 16, size = \"64KiB\" }",
         "limits.outbox: must be at least 2097152 bytes",

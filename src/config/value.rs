@@ -111,6 +111,35 @@ impl Value for JoinLeave {
     }
 }
 
+/// What somebody gets who comes to a room, or comes back to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// Nothing.
+    Off,
+    /// All that it has missed.
+    Missed,
+    /// The newest message.
+    Cache,
+}
+
+impl Value for Recovery {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_bool() {
+            Some(true) => Ok(Self::Missed),
+            Some(false) => Ok(Self::Off),
+            None => Self::from_text(value.as_str().unwrap_or_default()),
+        }
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(Self::Missed),
+            "false" => Ok(Self::Off),
+            "cache" => Ok(Self::Cache),
+            _ => Err(r#"true, false or "cache""#.into()),
+        }
+    }
+}
+
 /// A size in bytes, written with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size(pub(super) usize);

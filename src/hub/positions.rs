@@ -7,10 +7,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
-    Connection, Delivered, Hub, Place, Stand, Waiting, put,
+    Connection, Delivered, Hub, Place, Seen, Stand, Waiting, put,
     room::{Member, Room},
 };
-use crate::{id::RoomName, protocol::Broadcast, room::Position, session::flusher::Batch};
+use crate::{
+    id::RoomName,
+    protocol::Broadcast,
+    room::Position,
+    session::{flusher::Batch, outbox::Spare},
+};
 
 /// What became of a message with a place in its room's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +63,16 @@ impl Hub {
         if !is_positioned {
             member.stand = Stand::Live;
         }
+        if let Some(listening) = &mut member.listening {
+            // What it heard last may be in its greeting.
+            listening.has_heard(0);
+        }
         if let Some(greeting) = greeting {
-            put(&member.outbox, greeting, batch);
+            put(&member.outbox, greeting, Spare::Never, batch);
         }
         let Waiting { frames, .. } = waiting;
         for (_, frame) in frames.iter().filter(|(offset, _)| *offset == 0 || *offset > position.offset) {
-            put(&member.outbox, frame, batch);
+            put(&member.outbox, frame, Spare::Never, batch);
         }
         match &mut room.position {
             Some(known) if known.offset >= position.offset => {}
@@ -79,24 +88,20 @@ impl Hub {
     /// each member, if it is the next one. The first that a room hears is.
     pub fn deliver_at(
         &self,
-        room: &str,
+        name: &str,
         position: &Position,
         broadcast: &Broadcast<'_>,
         batch: &mut Batch<'_>,
     ) -> Placed {
-        let mut rooms = self.at(&self.rooms, room).lock();
-        let Some(room) = rooms.get_mut(room) else { return Placed::Nobody };
+        let mut rooms = self.at(&self.rooms, name).lock();
+        let Some(room) = rooms.get_mut(name) else { return Placed::Nobody };
         match &room.position {
             Some(known) if known.epoch != position.epoch || position.offset > known.offset + 1 => return Placed::Gap,
             Some(known) if position.offset <= known.offset => return Placed::Before,
             _ => {}
         }
         room.position = Some(position.clone());
-        let mut delivered = Delivered::default();
-        for member in room.members_mut() {
-            delivered += member.hear(position.offset, broadcast.frame(member.encoding), batch);
-        }
-        Placed::Delivered(delivered)
+        Placed::Delivered(room.deliver(name, position.offset, broadcast, &mut Seen::default(), batch))
     }
 
     /// Up to where a room's members have heard its history.

@@ -4,12 +4,19 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 
+use super::{
+    Connection, Delivered, Place, Seen,
+    listening::{Latest, Listening},
+};
 use crate::{
-    hub::{Connection, Place},
+    config::SlowConfig,
     id::{ConnectionId, UserId},
-    protocol::Encoding,
+    protocol::{Broadcast, Encoding},
     room::Position,
-    session::outbox::Outbox,
+    session::{
+        flusher::Batch,
+        outbox::{Outbox, Spare},
+    },
 };
 
 /// A member, with what a delivery needs beside each other in memory.
@@ -25,6 +32,14 @@ pub(super) struct Member {
     pub(super) stand: Stand,
     /// What was taken for it.
     pub(super) place: Place,
+    /// None for most.
+    pub(super) listening: Option<Box<Listening>>,
+}
+
+impl Member {
+    fn takes_delta(&self) -> bool {
+        self.listening.as_ref().is_some_and(|listening| listening.delta)
+    }
 }
 
 /// How far a member is with a room's messages.
@@ -76,6 +91,13 @@ pub(super) struct Room {
     users: HashMap<UserId, usize>,
     /// Up to where its members have heard its history, if it has one.
     pub(super) position: Option<Position>,
+    /// What may be left out for a member that reads too slowly; None: nothing,
+    /// it is closed.
+    pub(super) slow: Option<Arc<SlowConfig>>,
+    /// Members that take differences.
+    n_delta: usize,
+    /// What they have heard last.
+    latest: Option<Latest>,
 }
 
 impl Room {
@@ -84,6 +106,7 @@ impl Room {
         if self.positions.contains_key(&member.id) {
             return false;
         }
+        self.n_delta += usize::from(member.takes_delta());
         self.positions.insert(member.id, self.members.len());
         *self.users.entry(Arc::clone(&member.connection.user)).or_default() += 1;
         self.members.push(member);
@@ -93,6 +116,10 @@ impl Room {
     pub(super) fn leave(&mut self, id: ConnectionId) -> Option<Member> {
         let at = self.positions.remove(&id)?;
         let member = self.members.swap_remove(at);
+        self.n_delta -= usize::from(member.takes_delta());
+        if self.n_delta == 0 {
+            self.latest = None;
+        }
         if let Some(moved) = self.members.get(at) {
             self.positions.insert(moved.id, at);
         }
@@ -109,9 +136,47 @@ impl Room {
         &self.members
     }
 
-    /// For deliveries: where members stand may change by them.
-    pub(super) fn members_mut(&mut self) -> &mut [Member] {
-        &mut self.members
+    /// Appends a push to the outbox of each member that wants it and has not
+    /// `seen` it.
+    pub(super) fn deliver(
+        &mut self,
+        name: &str,
+        offset: u64,
+        broadcast: &Broadcast<'_>,
+        seen: &mut Seen,
+        batch: &mut Batch<'_>,
+    ) -> Delivered {
+        let mut delivered = Delivered::default();
+        let spare = match (&self.slow, broadcast.payload()) {
+            (Some(slow), Some(payload)) => slow.spare(name, payload),
+            _ => Spare::Never,
+        };
+        let n = self.latest.as_ref().map_or(1, |latest| latest.n + 1);
+        for member in &mut self.members {
+            let Some(listening) = &mut member.listening else {
+                if seen.is_new(member.id) {
+                    delivered += member.hear(offset, broadcast.frame(member.encoding), spare, batch);
+                }
+                continue;
+            };
+            if !listening.wants(broadcast) || !seen.is_new(member.id) {
+                continue;
+            }
+            let frame = listening.frame(member.encoding, broadcast, self.latest.as_ref());
+            let heard = member.hear(offset, frame, spare, batch);
+            if let Some(listening) = &mut member.listening
+                && broadcast.publication().is_some()
+            {
+                listening.has_heard(if heard.queued > 0 { n } else { 0 });
+            }
+            delivered += heard;
+        }
+        if self.n_delta > 0
+            && let Some(payload) = broadcast.payload()
+        {
+            self.latest = Some(Latest { n, payload: payload.to_owned() });
+        }
+        delivered
     }
 
     pub(super) fn has(&self, id: ConnectionId) -> bool {

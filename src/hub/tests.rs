@@ -54,6 +54,10 @@ fn membership() -> Membership {
     }
 }
 
+fn entrant(place: Place, stand: Stand) -> Entrant {
+    Entrant { membership: membership(), place, stand, listening: Listening::default(), slow: None }
+}
+
 /// Takes a place and puts a connection there.
 fn join(
     hub: &Hub,
@@ -64,7 +68,7 @@ fn join(
     batch: &mut Batch<'_>,
 ) -> Result<Place, NotAdded> {
     let place = hub.reserve(connection, &room.into(), max)?;
-    hub.join(connection, &room.into(), membership(), place, stand, &Told::default(), batch)?;
+    hub.join(connection, &room.into(), entrant(place, stand), &Told::default(), batch)?;
     Ok(place)
 }
 
@@ -193,7 +197,7 @@ fn a_connection_that_several_targets_reach_is_reached_once() {
         let mut delivered = hub.deliver_room("a", &broadcast, &mut seen, &mut batch);
         delivered += hub.deliver_room("b", &broadcast, &mut seen, &mut batch);
         delivered += hub.deliver_each(&connections, &broadcast, &mut seen, &mut batch);
-        assert_eq!(delivered, Delivered { queued: 3, slow: 0 });
+        assert_eq!(delivered, Delivered { queued: 3, ..Delivered::default() });
     });
 }
 
@@ -222,13 +226,13 @@ fn at(epoch: &str, offset: u64) -> Position {
 }
 
 fn deliver(hub: &Hub, epoch: &str, offset: u64, batch: &mut Batch<'_>) -> Placed {
-    let push = crate::protocol::Push::Publication {
+    let push = crate::protocol::Push::Publication(crate::protocol::Publication {
         room: "a",
         payload: crate::protocol::PayloadRef::Text("1"),
         sender: None,
         tags: &[],
         offset,
-    };
+    });
     hub.deliver_at("a", &at(epoch, offset), &Broadcast::new(push), batch)
 }
 
@@ -294,7 +298,7 @@ fn who_is_turned_back_on_its_way_does_not_get_in_and_takes_nothing_from_who_come
         let undone = std::cell::Cell::new(0);
         let undo = || undone.set(undone.get() + 1);
         let join = |place, stand| {
-            hub.join(&connection, &room, membership(), place, stand, &Told::default(), &mut Batch::new(&flusher))
+            hub.join(&connection, &room, entrant(place, stand), &Told::default(), &mut Batch::new(&flusher))
         };
         // Alone, it undoes what it did.
         let first = hub.reserve(&connection, &room, 9).unwrap();

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
-    Command, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef, Push,
-    Refusal, Reply, Request, Said, Seen, Tag, VERSION, Welcome,
+    Command, Form, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef,
+    Publication, Push, Refusal, Reply, Request, Rule, Said, Seen, VERSION, Welcome, Wishes,
 };
 use crate::room::Position;
 
@@ -112,6 +112,30 @@ struct WireSubscribe<'a> {
     epoch: Cow<'a, str>,
     #[serde(default)]
     offset: u64,
+    #[serde(default)]
+    join_leave: bool,
+    #[serde(borrow, default)]
+    delta: Cow<'a, str>,
+    #[serde(default)]
+    tf: Option<WireFilter>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct WireFilter {
+    op: String,
+    key: String,
+    cmp: String,
+    val: String,
+    vals: Vec<String>,
+    nodes: Vec<WireFilter>,
+}
+
+impl From<WireFilter> for Rule {
+    fn from(wire: WireFilter) -> Self {
+        let WireFilter { op, key, cmp, val, vals, nodes } = wire;
+        Self { op, key, cmp, val, vals, nodes: nodes.into_iter().map(Into::into).collect() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -155,6 +179,10 @@ struct WireSend<'a> {
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
+
+/// The kind of differences that we know; who asks for another hears whole
+/// messages.
+pub(super) const FOSSIL: &str = "fossil";
 
 #[derive(Deserialize)]
 struct WireSaid {
@@ -202,9 +230,10 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
         let seen = subs.into_iter().filter_map(|(room, sub)| Some((room, sub.seen()?))).collect();
         Command::Connect(Hello { token, data: raw(data), name, version, seen })
     } else if let Some(subscribe) = wire.subscribe {
-        let WireSubscribe { channel, token, data, recover, epoch, offset } = subscribe;
+        let WireSubscribe { channel, token, data, recover, epoch, offset, join_leave, delta, tf } = subscribe;
         let recover = recover.then_some(Seen { epoch, offset });
-        Command::Join { room: channel, token, data: raw(data), recover }
+        let wishes = Wishes { join_leave, delta: delta == FOSSIL, filter: tf.map(Into::into) };
+        Command::Join { room: channel, token, data: raw(data), recover, wishes }
     } else if let Some(unsubscribe) = wire.unsubscribe {
         Command::Leave { room: unsubscribe.channel }
     } else if let Some(publish) = wire.publish {
@@ -323,7 +352,7 @@ fn encode_result(buffer: &mut Vec<u8>, reply: &Reply<'_>) {
         Reply::Published => buffer.extend_from_slice(br#""publish":{}"#),
         Reply::History { position, publications } => {
             buffer.extend_from_slice(br#""history":{"#);
-            encode_publications(buffer, publications);
+            encode_publications(buffer, publications, Form::Plain);
             if !publications.is_empty() {
                 buffer.push(b',');
             }
@@ -403,7 +432,7 @@ fn encode_welcome(buffer: &mut Vec<u8>, welcome: &Welcome<'_>) {
 
 /// The members of an object, between its braces.
 fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom) {
-    let JoinedRoom { data, position, publications, was_recovering, recovered, ttl } = joined;
+    let JoinedRoom { data, position, publications, was_recovering, recovered, delta, ttl } = joined;
     let start = buffer.len();
     let comma = |buffer: &mut Vec<u8>| {
         if buffer.len() > start {
@@ -425,7 +454,7 @@ fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom) {
     }
     if !publications.is_empty() {
         comma(buffer);
-        encode_publications(buffer, publications);
+        encode_publications(buffer, publications, if *delta { Form::Whole } else { Form::Plain });
     }
     if let Some(ttl) = ttl {
         comma(buffer);
@@ -434,30 +463,32 @@ fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom) {
 }
 
 /// `"publications":[…]`, or nothing if there are none.
-fn encode_publications(buffer: &mut Vec<u8>, publications: &[PastPublication]) {
+fn encode_publications(buffer: &mut Vec<u8>, publications: &[PastPublication], form: Form<'_>) {
     if publications.is_empty() {
         return;
     }
     buffer.extend_from_slice(br#""publications":["#);
     for (n, publication) in publications.iter().enumerate() {
-        let PastPublication { offset, payload, sender, tags } = publication;
         buffer.extend_from_slice(if n > 0 { b",{" } else { b"{" });
-        encode_publication(buffer, payload.borrowed(), sender.as_ref(), tags, *offset);
+        encode_publication(buffer, &publication.borrowed(""), form);
         buffer.push(b'}');
     }
     buffer.push(b']');
 }
 
 /// The members of a publication, between its braces.
-fn encode_publication(
-    buffer: &mut Vec<u8>,
-    payload: PayloadRef<'_>,
-    sender: Option<&MemberInfo>,
-    tags: &[Tag<'_>],
-    offset: u64,
-) {
+fn encode_publication(buffer: &mut Vec<u8>, publication: &Publication<'_>, form: Form<'_>) {
+    let Publication { payload, sender, tags, offset, .. } = *publication;
     buffer.extend_from_slice(br#""data":"#);
-    body(buffer, payload);
+    match form {
+        Form::Plain => body(buffer, payload),
+        Form::Whole => json(buffer, &*payload.to_json()),
+        // It was looked at whether it is a text.
+        Form::Delta(patch) => {
+            json(buffer, &*String::from_utf8_lossy(patch));
+            buffer.extend_from_slice(br#","delta":true"#);
+        }
+    }
     if let Some(sender) = sender {
         buffer.extend_from_slice(br#","info":"#);
         info(buffer, sender);
@@ -479,13 +510,21 @@ fn encode_publication(
     }
 }
 
+fn open(buffer: &mut Vec<u8>, room: &str, kind: &str) {
+    buffer.extend_from_slice(br#"{"push":{"channel":"#);
+    json(buffer, room);
+    let _infallible = write!(buffer, r#","{kind}":{{"#);
+}
+
+/// Appends the push of a message.
+pub(super) fn write_publication(buffer: &mut Vec<u8>, publication: &Publication<'_>, form: Form<'_>) {
+    open(buffer, publication.room, "pub");
+    encode_publication(buffer, publication, form);
+    buffer.extend_from_slice(b"}}}");
+}
+
 /// Appends a push.
 pub(super) fn write_push(buffer: &mut Vec<u8>, push: &Push<'_>) {
-    let open = |buffer: &mut Vec<u8>, room: &str, kind: &str| {
-        buffer.extend_from_slice(br#"{"push":{"channel":"#);
-        json(buffer, room);
-        let _infallible = write!(buffer, r#","{kind}":{{"#);
-    };
     match push {
         Push::Ping => {
             buffer.extend_from_slice(b"{}");
@@ -499,10 +538,7 @@ pub(super) fn write_push(buffer: &mut Vec<u8>, push: &Push<'_>) {
             let _infallible = write!(buffer, r#"{{"push":{{"disconnect":{{"code":{},"reason":"#, close.code);
             json(buffer, &close.reason);
         }
-        Push::Publication { room, payload, sender, tags, offset } => {
-            open(buffer, room, "pub");
-            encode_publication(buffer, *payload, *sender, tags, *offset);
-        }
+        Push::Publication(publication) => return write_publication(buffer, publication, Form::Plain),
         Push::Joined { room, member } | Push::Left { room, member } => {
             open(buffer, room, if matches!(push, Push::Joined { .. }) { "join" } else { "leave" });
             buffer.extend_from_slice(br#""info":"#);

@@ -11,8 +11,8 @@ use bytes::{Buf, Bytes};
 use prost::Message as _;
 
 use super::{
-    Command, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef, Push,
-    Refusal, Request, Said, Seen, Tag, VERSION, Welcome,
+    Command, Form, Hello, Incoming, JoinedRoom, MemberInfo, NotTheProtocol, PastPublication, Payload, PayloadRef,
+    Publication, Push, Refusal, Request, Rule, Said, Seen, Tag, VERSION, Welcome, Wishes, centrifuge::FOSSIL,
 };
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -91,6 +91,35 @@ struct WireSubscribe {
     offset: u64,
     #[prost(bytes = "vec", tag = "8")]
     data: Vec<u8>,
+    #[prost(bool, tag = "11")]
+    join_leave: bool,
+    #[prost(string, tag = "12")]
+    delta: String,
+    #[prost(message, optional, tag = "13")]
+    tf: Option<WireFilter>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireFilter {
+    #[prost(string, tag = "1")]
+    op: String,
+    #[prost(string, tag = "2")]
+    key: String,
+    #[prost(string, tag = "3")]
+    cmp: String,
+    #[prost(string, tag = "4")]
+    val: String,
+    #[prost(string, repeated, tag = "5")]
+    vals: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    nodes: Vec<WireFilter>,
+}
+
+impl From<WireFilter> for Rule {
+    fn from(wire: WireFilter) -> Self {
+        let WireFilter { op, key, cmp, val, vals, nodes } = wire;
+        Self { op, key, cmp, val, vals, nodes: nodes.into_iter().map(Into::into).collect() }
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -249,6 +278,8 @@ struct WirePublication {
     offset: u64,
     #[prost(map = "string, string", tag = "7")]
     tags: HashMap<String, String>,
+    #[prost(bool, tag = "8")]
+    delta: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -331,6 +362,8 @@ struct WireJoined {
     data: Vec<u8>,
     #[prost(bool, tag = "12")]
     was_recovering: bool,
+    #[prost(bool, tag = "13")]
+    delta: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -414,7 +447,9 @@ fn request(wire: WireCommand) -> Result<Request<'static>, NotTheProtocol> {
     } else if let Some(mut subscribe) = wire.subscribe {
         let (room, token) = (std::mem::take(&mut subscribe.channel), std::mem::take(&mut subscribe.token));
         let data = body(std::mem::take(&mut subscribe.data));
-        Command::Join { room: room.into(), token: token.into(), data, recover: subscribe.seen() }
+        let filter = subscribe.tf.take().map(Into::into);
+        let wishes = Wishes { join_leave: subscribe.join_leave, delta: subscribe.delta == FOSSIL, filter };
+        Command::Join { room: room.into(), token: token.into(), data, recover: subscribe.seen(), wishes }
     } else if let Some(WireChannel { channel }) = wire.unsubscribe {
         Command::Leave { room: channel.into() }
     } else if let Some(WirePublish { channel, data }) = wire.publish {
@@ -513,9 +548,7 @@ pub(super) fn push(push: &Push<'_>) -> Message {
     let to = |room: &str| WirePush { channel: room.to_owned(), ..WirePush::default() };
     let push = match push {
         Push::Ping => return Message::default(),
-        Push::Publication { room, payload, sender, tags, offset } => {
-            WirePush { publication: Some(publication(*payload, *sender, tags, *offset)), ..to(room) }
-        }
+        Push::Publication(publication) => return publication_push(publication, Form::Plain),
         Push::Joined { room, member } => WirePush { join: Some(who(member)), ..to(room) },
         Push::Left { room, member } => WirePush { leave: Some(who(member)), ..to(room) },
         Push::YouJoined { room, joined } => WirePush { subscribe: Some((*joined).into()), ..to(room) },
@@ -548,19 +581,33 @@ fn who(member: &MemberInfo) -> WireWho {
     WireWho { info: Some(member.into()) }
 }
 
-fn publication(payload: PayloadRef<'_>, sender: Option<&MemberInfo>, tags: &[Tag<'_>], offset: u64) -> WirePublication {
-    let owned = |(name, value): &Tag<'_>| (Cow::to_string(name), Cow::to_string(value));
-    WirePublication {
-        data: payload.as_bytes().to_vec(),
-        info: sender.map(Into::into),
-        offset,
-        tags: tags.iter().map(owned).collect(),
+/// The push of a message.
+pub(super) fn publication_push(publication: &Publication<'_>, form: Form<'_>) -> Message {
+    let mut wire = WirePublication::from(publication);
+    if let Form::Delta(patch) = form {
+        (wire.data, wire.delta) = (patch.to_vec(), true);
+    }
+    let push = WirePush { channel: publication.room.to_owned(), publication: Some(wire), ..WirePush::default() };
+    Message { push: Some(push), ..Message::default() }
+}
+
+impl From<&Publication<'_>> for WirePublication {
+    fn from(publication: &Publication<'_>) -> Self {
+        let Publication { payload, sender, tags, offset, .. } = publication;
+        let owned = |(name, value): &Tag<'_>| (Cow::to_string(name), Cow::to_string(value));
+        Self {
+            data: payload.as_bytes().to_vec(),
+            info: sender.map(Into::into),
+            offset: *offset,
+            tags: tags.iter().map(owned).collect(),
+            delta: false,
+        }
     }
 }
 
 impl From<&PastPublication> for WirePublication {
     fn from(past: &PastPublication) -> Self {
-        publication(past.payload.borrowed(), past.sender.as_ref(), &past.tags, past.offset)
+        (&past.borrowed("")).into()
     }
 }
 
@@ -594,7 +641,7 @@ impl From<&Welcome<'_>> for WireConnected {
 
 impl From<&JoinedRoom> for WireJoined {
     fn from(joined: &JoinedRoom) -> Self {
-        let JoinedRoom { data, position, publications, was_recovering, recovered, ttl } = joined;
+        let JoinedRoom { data, position, publications, was_recovering, recovered, delta, ttl } = joined;
         Self {
             expires: ttl.is_some(),
             ttl: ttl.unwrap_or_default(),
@@ -606,6 +653,7 @@ impl From<&JoinedRoom> for WireJoined {
             positioned: position.is_some(),
             data: bytes(data.as_ref()),
             was_recovering: *was_recovering,
+            delta: *delta,
         }
     }
 }
@@ -666,13 +714,13 @@ mod tests {
 
     #[test]
     fn a_push_has_the_fields_of_the_schema() {
-        let push = Push::Publication {
+        let push = Push::Publication(Publication {
             room: "r",
             payload: PayloadRef::Text("1"),
             sender: None,
             tags: &[("a".into(), "b".into())],
             offset: 3,
-        };
+        });
         // Reply.push (4) of: channel (2), pub (4) of: data (4), offset (6), tags (7) of: key (1), value (2).
         let publication = b"\x22\x011\x30\x03\x3a\x06\x0a\x01a\x12\x01b";
         let mut expected = vec![0x22, 5 + publication.len() as u8, 0x12, 1, b'r', 0x22, publication.len() as u8];

@@ -35,7 +35,7 @@ impl Router {
                     let payload = delivery.payload.as_ref().unwrap_or(&nothing);
                     let delivered = self.deliver_to(generation, &delivery, payload, None, &[], batch);
                     self.metrics.published.inc();
-                    self.metrics.deliveries.inc_by(delivered.queued as u64);
+                    self.metrics.delivered(delivered.queued, delivered.dropped);
                     true
                 }
                 Action::Join { who, room } => self.order(generation, &who, &What::Join(room.into()), depth, batch),

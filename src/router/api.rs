@@ -215,7 +215,7 @@ impl Router {
         match personal {
             Some(user) => {
                 let delivered = self.deliver_to(generation, &to_user(user), payload, None, tags, &mut batch);
-                self.metrics.deliveries.inc_by(delivered.queued as u64);
+                self.metrics.delivered(delivered.queued, delivered.dropped);
             }
             None => self.deliver_live(room, payload, None, tags, &mut batch),
         }
@@ -304,7 +304,7 @@ impl Router {
         } else {
             self.deliver_to(&generation, &delivery, payload, None, tags, &mut batch)
         };
-        self.metrics.deliveries.inc_by(delivered.queued as u64);
+        self.metrics.delivered(delivered.queued, delivered.dropped);
         Ok(delivered.queued)
     }
 

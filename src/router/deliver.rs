@@ -15,7 +15,7 @@ use crate::{
     hub::{Connection, Delivered, Hub, Placed, Seen},
     id::ConnectionId,
     plugin::{Delivery, Lookup, Unavailable},
-    protocol::{Broadcast, MemberInfo, Payload, Push, Refusal, Tag},
+    protocol::{Broadcast, MemberInfo, Payload, Publication as Message, Push, Refusal, Tag},
     room::{history::Appended, keys::Full},
     session::flusher::Batch,
 };
@@ -94,7 +94,7 @@ impl Router {
         for delivery in deliveries {
             let payload = delivery.payload.as_ref().unwrap_or(payload);
             let delivered = self.deliver_to(generation, delivery, payload, Some(sender), tags, batch);
-            self.metrics.deliveries.inc_by(delivered.queued as u64);
+            self.metrics.delivered(delivered.queued, delivered.dropped);
         }
     }
 
@@ -107,9 +107,9 @@ impl Router {
         tags: &[Tag<'_>],
         batch: &mut Batch<'_>,
     ) {
-        let push = Push::Publication { room, payload: payload.borrowed(), sender, tags, offset: 0 };
+        let push = Push::Publication(Message { room, payload: payload.borrowed(), sender, tags, offset: 0 });
         let delivered = self.hub.deliver_room(room, &Broadcast::new(push), &mut Seen::default(), batch);
-        self.metrics.deliveries.inc_by(delivered.queued as u64);
+        self.metrics.delivered(delivered.queued, delivered.dropped);
         if let Some(cluster) = &self.cluster {
             cluster.to_room_counted(room, |stream, n| publication(room, stream, n, payload, sender, tags));
         }
@@ -134,10 +134,10 @@ impl Router {
             let frame = Bytes::from(Frame { origin: self.boot, body }.encode());
             let appended = self.memory.append(room, frame, keep, key, Instant::now(), |position| {
                 let (payload, offset) = (payload.borrowed(), position.offset);
-                let push = Push::Publication { room, payload, sender, tags, offset };
+                let push = Push::Publication(Message { room, payload, sender, tags, offset });
                 let placed = self.hub.deliver_at(room, position, &Broadcast::new(push), batch);
                 match placed {
-                    Placed::Delivered(delivered) => drop(self.metrics.deliveries.inc_by(delivered.queued as u64)),
+                    Placed::Delivered(delivered) => self.metrics.delivered(delivered.queued, delivered.dropped),
                     Placed::Gap => self.repair(room),
                     Placed::Before | Placed::Nobody => {}
                 }
@@ -269,7 +269,7 @@ impl Router {
         let mut delivered = Delivered::default();
         for target in &delivery.to {
             let to_room = |room: &str, seen: &mut Seen, batch: &mut Batch<'_>| {
-                let push = Push::Publication { room, payload, sender, tags, offset: 0 };
+                let push = Push::Publication(Message { room, payload, sender, tags, offset: 0 });
                 self.hub.deliver_room(room, &Broadcast::new(push), seen, batch)
             };
             delivered += match target {
@@ -289,7 +289,7 @@ impl Router {
                 },
                 Target::User(user) if generation.config.server.personal_rooms => {
                     let room = format!("user:{user}");
-                    let push = Push::Publication { room: &room, payload, sender, tags, offset: 0 };
+                    let push = Push::Publication(Message { room: &room, payload, sender, tags, offset: 0 });
                     self.hub.deliver_each(&self.hub.connections_of(user), &Broadcast::new(push), &mut seen, batch)
                 }
                 target @ (Target::User(_) | Target::Connection(_) | Target::Everyone) => {

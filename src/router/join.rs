@@ -13,12 +13,12 @@ use super::{
     remote::{past_publication, refusal},
 };
 use crate::{
-    config::{Access, JoinLeave},
+    config::{Access, JoinLeave, Recovery, RoomConfig},
     generation::Generation,
-    hub::{Connection, Kept, Membership, NotAdded, Place, Stand, Told, Waiting},
+    hub::{self, Connection, Kept, Listening, Membership, NotAdded, Place, Stand, Told, Waiting},
     id::RoomName,
     plugin::{Admission, Caller, EventView, JoinView, Permission, Terms},
-    protocol::{self, Broadcast, JoinedRoom, Payload, Push, Refusal, Reply, codes},
+    protocol::{self, Broadcast, Filter, JoinedRoom, Payload, Push, Refusal, Reply, Wishes, codes},
     room::history::{RECOVERY_MAX, Range},
     session::flusher::Batch,
 };
@@ -29,6 +29,8 @@ pub(super) struct Admitted {
     pub(super) membership: Membership,
     /// For the client.
     pub(super) data: Option<Payload>,
+    /// How it hears the room.
+    pub(super) listening: Listening,
 }
 
 impl Admitted {
@@ -41,7 +43,7 @@ impl Admitted {
             kept: Kept::default(),
             registered: None,
         };
-        Self { membership, data: None }
+        Self { membership, data: None, listening: Listening::default() }
     }
 }
 
@@ -90,6 +92,7 @@ impl Router {
         id: u32,
         join: JoinView<'_>,
         seen: Option<protocol::Seen<'_>>,
+        wishes: Wishes,
         batch: &mut Batch<'_>,
     ) -> Result<(), Refusal> {
         let generation = self.generation();
@@ -102,7 +105,10 @@ impl Router {
         }
         let info = connection.info();
         let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &info };
-        let admitted = admit(&generation, caller, join, false)?;
+        let mut admitted = admit(&generation, caller, join, false)?;
+        if let Some((entry, _)) = generation.room(join.room) {
+            admitted.listening = granted(entry, wishes)?;
+        }
         let max = generation.config.limits.rooms_per_connection;
         let room: RoomName = join.room.into();
         self.enter(&generation, connection, &room, admitted, Greeting::Reply(id), seen, max, batch).await?;
@@ -124,6 +130,7 @@ impl Router {
         max: usize,
         batch: &mut Batch<'_>,
     ) -> Result<JoinedRoom, Refusal> {
+        self.has_space(generation, room).await?;
         let place = self.hub.reserve(connection, room, max).map_err(not_added)?;
         let entrant = Entrant { connection, room, admitted, greeting, seen, place };
         let mut is_registering = false;
@@ -156,6 +163,20 @@ impl Router {
         entered
     }
 
+    /// Whether one more may be in a room. Those who come in the same moment do
+    /// not see each other.
+    async fn has_space(&self, generation: &Generation, room: &str) -> Result<(), Refusal> {
+        if self.hub.n_rooms() >= generation.config.limits.rooms && !self.hub.has_room(room) {
+            return Err(Refusal::LIMIT_EXCEEDED);
+        }
+        match generation.room(room).and_then(|(entry, _)| entry.members) {
+            Some(max) if !is_personal(generation, room) && Box::pin(self.count(room)).await?.0 >= max => {
+                Err(Refusal::LIMIT_EXCEEDED)
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn enter_reserved(
         self: &Arc<Self>,
         generation: &Generation,
@@ -183,23 +204,35 @@ impl Router {
         let tells = told_of != JoinLeave::Off && cluster.is_none();
         let others = tells.then(|| Broadcast::new(Push::Joined { room, member: &member }));
         let by_user = told_of == JoinLeave::Users;
-        let Admitted { membership, data } = admitted;
-        let mut joined = JoinedRoom { data, ..JoinedRoom::default() };
+        let Admitted { membership, data, listening } = admitted;
+        let mut joined = JoinedRoom { data, delta: listening.delta, ..JoinedRoom::default() };
+        let filter = listening.filter.clone();
+        let slow = entry.and_then(|entry| entry.slow.clone());
+        let entrant = |stand| hub::Entrant { membership, place, stand, listening, slow };
         let Some((keep, entry)) = entry.and_then(|entry| Some((entry.history?, entry))) else {
             let told = Told { own: greeting.frame(connection, room, &joined), others, by_user };
-            self.hub.join(connection, room, membership, place, Stand::Live, &told, batch).map_err(not_added)?;
+            self.hub.join(connection, room, entrant(Stand::Live), &told, batch).map_err(not_added)?;
             return Ok(joined);
         };
         let told = Told { own: None, others, by_user };
         let held = Stand::Held(Waiting::default());
-        self.hub.join(connection, room, membership, place, held, &told, batch).map_err(not_added)?;
+        self.hub.join(connection, room, entrant(held), &told, batch).map_err(not_added)?;
         batch.flush();
-        let seen = seen.filter(|_| entry.recovery);
-        let range = seen
-            .as_ref()
-            .map_or(Range::Nothing, |seen| Range::Forward { since: Some(seen.offset), limit: RECOVERY_MAX });
+        let seen = seen.filter(|_| entry.recovery != Recovery::Off);
+        let range = match (&seen, entry.recovery) {
+            (_, Recovery::Cache) => Range::Reverse { since: None, limit: 1 },
+            (Some(seen), _) => Range::Forward { since: Some(seen.offset), limit: RECOVERY_MAX },
+            (None, _) => Range::Nothing,
+        };
         let reading = self.read(room, range, keep).await?;
-        if let Some(seen) = seen {
+        if entry.recovery == Recovery::Cache {
+            joined.was_recovering = seen.is_some();
+            let has_latest = |seen: &protocol::Seen<'_>| seen.offset == reading.top && *reading.epoch == *seen.epoch;
+            if !seen.as_ref().is_some_and(has_latest) {
+                joined.publications = reading.messages.iter().filter_map(past_publication).collect();
+            }
+            joined.recovered = seen.is_some() && (reading.top == 0 || !reading.messages.is_empty());
+        } else if let Some(seen) = seen {
             joined.was_recovering = true;
             let bytes: usize = reading.messages.iter().map(|kept| kept.frame.len()).sum();
             let fits = bytes < connection.outbox.max() / 2;
@@ -208,9 +241,13 @@ impl Router {
                 joined.publications = missed.iter().filter_map(past_publication).collect();
             }
         }
-        joined.position = entry.recovery.then(|| reading.position());
+        if let Some(filter) = filter {
+            joined.publications.retain(|past| filter.passes(&past.tags));
+        }
+        let is_positioned = entry.recovery != Recovery::Off;
+        joined.position = is_positioned.then(|| reading.position());
         let frame = greeting.frame(connection, room, &joined);
-        if !self.hub.release(connection, room, place, &reading.position(), frame.as_ref(), entry.recovery, batch) {
+        if !self.hub.release(connection, room, place, &reading.position(), frame.as_ref(), is_positioned, batch) {
             // Perhaps those who are here hear another history than there is.
             self.repair(room);
             return Err(Refusal::BUS_DOWN);
@@ -392,6 +429,18 @@ fn not_added(reason: NotAdded) -> Refusal {
     }
 }
 
+/// What the room grants of how somebody wants to hear it.
+fn granted(entry: &RoomConfig, wishes: Wishes) -> Result<Listening, Refusal> {
+    let Wishes { join_leave, delta, filter } = wishes;
+    let wrong = |reason: &'static str| Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST };
+    let filter = match filter {
+        Some(_) if !entry.tags_filter => return Err(wrong("filters are off in this room")),
+        filter => filter.map(Filter::new).transpose().map_err(wrong)?,
+    };
+    let without_members = entry.join_leave_on_demand && !join_leave;
+    Ok(Listening::new(filter, delta && entry.delta, without_members))
+}
+
 /// Asks the room's entry and plugins about a join.
 pub(super) fn admit(
     generation: &Generation,
@@ -425,7 +474,8 @@ pub(super) fn admit(
     }
     let (publish, presence) = (terms.publish, terms.presence);
     let membership = Membership { publish, presence, info: terms.info.into(), kept: Kept::default(), registered: None };
-    Ok(Admitted { membership, data: terms.data })
+    let listening = Listening::new(None, false, entry.join_leave_on_demand);
+    Ok(Admitted { membership, data: terms.data, listening })
 }
 
 /// Names come from clients: they are bounded and hold nothing that could

@@ -19,7 +19,7 @@ use crate::{
     config::RecordsConfig,
     hub::{Connection, Seen},
     id::RoomName,
-    protocol::{Broadcast, MemberInfo, Payload, PayloadRef, Push, Refusal, Tag},
+    protocol::{Broadcast, MemberInfo, Payload, PayloadRef, Publication, Push, Refusal, Tag},
     room::records::{Documents, Edit, NAME_MAX, Record, Unwritten},
     session::flusher::Batch,
 };
@@ -295,13 +295,13 @@ impl Router {
     ) {
         let data = format!(r#"{{"record":{},"version":{version},"{kind}":{text}}}"#, json!(name));
         let tags: [Tag<'_>; 1] = [("record".into(), name.into())];
-        let push = Push::Publication {
+        let push = Push::Publication(Publication {
             room,
             payload: PayloadRef::Text(&data),
             sender: None::<&MemberInfo>,
             tags: &tags,
             offset: 0,
-        };
+        });
         let mut batch = Batch::new(&self.flusher);
         let broadcast = Broadcast::new(push);
         match only {

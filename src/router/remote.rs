@@ -19,7 +19,7 @@ use crate::{
     hub::{Placed, Seen},
     id::{BootId, ConnectionId, RoomName, UserId},
     plugin::{Delivery, EventView, without_blocking},
-    protocol::{Broadcast, Close, MemberInfo, PastPublication, Payload, Push, Refusal, Tag},
+    protocol::{Broadcast, Close, MemberInfo, PastPublication, Payload, Publication as Message, Push, Refusal, Tag},
     room::{Position, history::Kept},
     session::flusher::Batch,
 };
@@ -242,31 +242,31 @@ impl Router {
 
     fn on_publication(&self, publication: &Publication<'_>) {
         let sender = publication.sender.as_ref().map(envelope::Member::to_info);
-        let push = Push::Publication {
+        let push = Push::Publication(Message {
             room: &publication.room,
             payload: publication.payload.borrowed(),
             sender: sender.as_ref(),
             tags: &publication.tags,
             offset: 0,
-        };
+        });
         let mut batch = Batch::new(&self.flusher);
         let delivered =
             self.hub.deliver_room(&publication.room, &Broadcast::new(push), &mut Seen::default(), &mut batch);
-        self.metrics.deliveries.inc_by(delivered.queued as u64);
+        self.metrics.delivered(delivered.queued, delivered.dropped);
     }
 
     fn on_kept(self: &Arc<Self>, publication: &Publication<'_>, position: &Position) {
         let sender = publication.sender.as_ref().map(envelope::Member::to_info);
-        let push = Push::Publication {
+        let push = Push::Publication(Message {
             room: &publication.room,
             payload: publication.payload.borrowed(),
             sender: sender.as_ref(),
             tags: &publication.tags,
             offset: position.offset,
-        };
+        });
         let mut batch = Batch::new(&self.flusher);
         match self.hub.deliver_at(&publication.room, position, &Broadcast::new(push), &mut batch) {
-            Placed::Delivered(delivered) => drop(self.metrics.deliveries.inc_by(delivered.queued as u64)),
+            Placed::Delivered(delivered) => self.metrics.delivered(delivered.queued, delivered.dropped),
             Placed::Gap => self.repair(&publication.room),
             Placed::Before | Placed::Nobody => {}
         }
@@ -283,7 +283,7 @@ impl Router {
         let generation = self.generation();
         let mut batch = Batch::new(&self.flusher);
         let delivered = self.deliver_here(&generation, &delivery, &payload, sender.as_ref(), &routed.tags, &mut batch);
-        self.metrics.deliveries.inc_by(delivered.queued as u64);
+        self.metrics.delivered(delivered.queued, delivered.dropped);
     }
 
     /// Notes what another instance wants done. Plugins are asked about it and

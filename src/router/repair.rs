@@ -129,17 +129,11 @@ impl Router {
         let mut batch = Batch::new(&self.flusher);
         for kept in &reading.messages {
             let Some(past) = remote::past_publication(kept) else { continue };
-            let push = Push::Publication {
-                room,
-                payload: past.payload.borrowed(),
-                sender: past.sender.as_ref(),
-                tags: &past.tags,
-                offset: kept.offset,
-            };
+            let push = Push::Publication(past.borrowed(room));
             let position = Position { epoch: Arc::clone(&reading.epoch), offset: kept.offset };
             match self.hub.deliver_at(room, &position, &Broadcast::new(push), &mut batch) {
                 Placed::Delivered(delivered) => {
-                    self.metrics.deliveries.inc_by(delivered.queued as u64);
+                    self.metrics.delivered(delivered.queued, delivered.dropped);
                     self.metrics.cluster.repaired.inc();
                 }
                 Placed::Before => {}

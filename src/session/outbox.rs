@@ -55,7 +55,7 @@ enum Sink {
 #[derive(Debug, Default)]
 struct Queue {
     sink: Sink,
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Waiting>,
     /// Bytes of the first frame that are written already.
     written: usize,
     /// Bytes that wait.
@@ -72,6 +72,42 @@ struct Queue {
     finished: bool,
 }
 
+/// A frame that waits.
+#[derive(Debug)]
+struct Waiting {
+    frame: Bytes,
+    /// Frames that are alike: one may be left out for a newer one. 0: must go.
+    mark: u64,
+}
+
+/// What may be left out when a client reads too slowly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spare {
+    /// Nothing: a full outbox closes the connection.
+    Never,
+    /// Frames of this mark that have waited longest, once more than `at` bytes
+    /// wait.
+    Oldest {
+        /// Which frames are alike; not 0.
+        mark: u64,
+        /// Bytes.
+        at: usize,
+    },
+    /// This frame, if more than `at` bytes would wait.
+    Newest {
+        /// Bytes.
+        at: usize,
+    },
+    /// A frame of this mark that waits; if none does, this frame, if more than
+    /// `at` bytes would wait.
+    Latest {
+        /// Which frames are alike; not 0.
+        mark: u64,
+        /// Bytes.
+        at: usize,
+    },
+}
+
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
@@ -79,6 +115,10 @@ pub enum Pushed {
     Schedule,
     /// It waits, and somebody flushes already.
     Queued,
+    /// It waits in the place of so many others, and somebody flushes already.
+    Instead(usize),
+    /// It is left out.
+    Dropped,
     /// The queue is full: the connection is now being closed as slow.
     Overflow,
     /// The connection is ending; the frame is dropped.
@@ -132,7 +172,12 @@ impl Outbox {
 
     /// Adds a frame; the batch sees to it that it is written.
     pub fn put(self: &Arc<Self>, frame: &Bytes, batch: &mut Batch<'_>) -> Pushed {
-        let pushed = self.push(frame);
+        self.put_spare(frame, Spare::Never, batch)
+    }
+
+    /// The same for a frame that, or in whose place others, may be left out.
+    pub fn put_spare(self: &Arc<Self>, frame: &Bytes, spare: Spare, batch: &mut Batch<'_>) -> Pushed {
+        let pushed = self.push_spare(frame, spare);
         if pushed == Pushed::Schedule {
             batch.add(self);
         }
@@ -149,10 +194,22 @@ impl Outbox {
     /// Adds a frame.
     #[must_use = "a scheduled outbox must be flushed"]
     pub fn push(&self, frame: &Bytes) -> Pushed {
+        self.push_spare(frame, Spare::Never)
+    }
+
+    fn push_spare(&self, frame: &Bytes, spare: Spare) -> Pushed {
         let mut queue = self.queue.lock();
         if queue.closing.is_some() || queue.finished {
             return Pushed::Closed;
         }
+        let (mark, dropped) = match spare {
+            Spare::Never => (0, 0),
+            spare => match queue.make_room(frame, spare) {
+                Room::Made(mark, dropped) => (mark, dropped),
+                Room::Taken => return Pushed::Instead(1),
+                Room::None => return Pushed::Dropped,
+            },
+        };
         if queue.bytes + frame.len() > self.max {
             queue.close(Close::SLOW, self.encoding);
             drop(queue);
@@ -160,8 +217,11 @@ impl Outbox {
             return Pushed::Overflow;
         }
         queue.bytes += frame.len();
-        queue.frames.push_back(frame.clone());
-        queue.schedule()
+        queue.frames.push_back(Waiting { frame: frame.clone(), mark });
+        match queue.schedule() {
+            Pushed::Queued if dropped > 0 => Pushed::Instead(dropped),
+            pushed => pushed,
+        }
     }
 
     /// From here on nothing goes out before the greeting.
@@ -176,7 +236,7 @@ impl Outbox {
         queue.held = false;
         let keep = usize::from(queue.written > 0);
         queue.frames.truncate(keep);
-        queue.bytes = queue.frames.front().map_or(0, |first| first.len() - queue.written);
+        queue.bytes = queue.frames.front().map_or(0, |first| first.frame.len() - queue.written);
     }
 
     /// Lets things out again, `frame` before everything else.
@@ -189,7 +249,7 @@ impl Outbox {
         queue.bytes += frame.len();
         // What is half written comes from before the hold.
         let at = usize::from(queue.written > 0);
-        queue.frames.insert(at, frame);
+        queue.frames.insert(at, Waiting { frame, mark: 0 });
         queue.schedule()
     }
 
@@ -221,7 +281,7 @@ impl Outbox {
     pub(crate) fn take(&self) -> Vec<Bytes> {
         let mut queue = self.queue.lock();
         queue.bytes = 0;
-        std::mem::take(&mut queue.frames).into()
+        std::mem::take(&mut queue.frames).into_iter().map(|waiting| waiting.frame).collect()
     }
 
     /// True when nothing more will be written.
@@ -307,7 +367,54 @@ impl Outbox {
 /// Room for frames that an empty queue keeps; an idle connection is small.
 const FRAMES_KEPT: usize = 4;
 
+/// Whether there is room for a frame.
+enum Room {
+    /// It goes to the end, with this mark; so many others were left out.
+    Made(u64, usize),
+    /// It stands where another has stood.
+    Taken,
+    None,
+}
+
 impl Queue {
+    /// Sees to it that there is room for a frame, by what may be left out.
+    fn make_room(&mut self, frame: &Bytes, spare: Spare) -> Room {
+        // What is half written must be finished.
+        let first = usize::from(self.written > 0);
+        let fits = |bytes: usize, at: usize| bytes == 0 || bytes + frame.len() <= at;
+        match spare {
+            Spare::Never => Room::Made(0, 0),
+            Spare::Newest { at } => {
+                if fits(self.bytes, at) {
+                    Room::Made(0, 0)
+                } else {
+                    Room::None
+                }
+            }
+            Spare::Oldest { mark, at } => {
+                let mut dropped = 0;
+                while !fits(self.bytes, at) {
+                    let oldest = self.frames.iter().skip(first).position(|waiting| waiting.mark == mark);
+                    let Some(gone) = oldest.and_then(|oldest| self.frames.remove(first + oldest)) else {
+                        return Room::None;
+                    };
+                    self.bytes -= gone.frame.len();
+                    dropped += 1;
+                }
+                Room::Made(mark, dropped)
+            }
+            Spare::Latest { mark, at } => {
+                let like = self.frames.iter_mut().skip(first).find(|waiting| waiting.mark == mark);
+                if let Some(like) = like {
+                    self.bytes = self.bytes - like.frame.len() + frame.len();
+                    like.frame = frame.clone();
+                    return Room::Taken;
+                }
+                if fits(self.bytes, at) { Room::Made(mark, 0) } else { Room::None }
+            }
+        }
+    }
+
     fn schedule(&mut self) -> Pushed {
         if self.scheduled || self.blocked || self.held {
             return Pushed::Queued;
@@ -321,13 +428,13 @@ impl Queue {
             // The client has no use for old news; what is half written must
             // be finished, or the close frame would be read as its rest.
             self.frames.truncate(usize::from(self.written > 0));
-            self.bytes = self.frames.front().map_or(0, |first| first.len() - self.written);
+            self.bytes = self.frames.front().map_or(0, |first| first.frame.len() - self.written);
         }
         // A client that has closed has been answered already, or is gone.
         if close.code != Close::BY_CLIENT.code {
             let last = encoding.close(&close);
             self.bytes += last.len();
-            self.frames.push_back(last);
+            self.frames.push_back(Waiting { frame: last, mark: 0 });
         }
         self.closing = Some(close);
     }
@@ -348,14 +455,14 @@ impl Queue {
     /// What goes out at once. Copying small frames together costs less than a
     /// vectored write.
     fn joined<T>(&self, to: impl FnOnce(&[u8]) -> T) -> T {
-        let first = &self.frames[0][self.written..];
+        let first = &self.frames[0].frame[self.written..];
         if self.frames.len() == 1 {
             return to(first);
         }
         JOINED.with_borrow_mut(|joined| {
             joined.clear();
             joined.extend_from_slice(first);
-            for frame in self.frames.iter().skip(1) {
+            for Waiting { frame, .. } in self.frames.iter().skip(1) {
                 if joined.len() + frame.len() > WRITE_MAX {
                     break;
                 }
@@ -368,7 +475,7 @@ impl Queue {
     fn advance(&mut self, mut n: usize) {
         self.bytes -= n;
         while let Some(first) = self.frames.front() {
-            let left = first.len() - self.written;
+            let left = first.frame.len() - self.written;
             if n < left {
                 self.written += n;
                 return;

@@ -30,10 +30,10 @@ use crate::{
         interest::{Held, Interest, Of, Topic},
         membership::{Finding, Look, Observer},
     },
-    hub::{Connection, Hub, Kept as Keeping, Membership, Placed, Stand, Told, Waiting},
+    hub::{self, Connection, Hub, Kept as Keeping, Membership, Placed, Stand, Told, Waiting},
     id::{BootId, ConnectionId, InstanceId},
     plugin::Permission,
-    protocol::{Broadcast, Encoding, PayloadRef, Push},
+    protocol::{Broadcast, Encoding, PayloadRef, Publication, Push},
     room::{
         Position,
         history::{Kept, RECOVERY_MAX, Range, Reading},
@@ -1139,17 +1139,19 @@ impl Instance {
             kept: Keeping::default(),
             registered: None,
         };
+        let entrant =
+            |stand| hub::Entrant { membership, place, stand, listening: hub::Listening::default(), slow: None };
         let joined = |position, head, recovered| {
             session.frame(Note::Joined { room: room.to_string(), position, head, recovered })
         };
         if !keeps(room) {
             let told = Told { own: Some(joined(None, None, None)), ..Told::default() };
-            let joined = self.hub.join(connection, room, membership, place, Stand::Live, &told, &mut self.batch());
+            let joined = self.hub.join(connection, room, entrant(Stand::Live), &told, &mut self.batch());
             return joined.map_err(|_| BusError::Down);
         }
         let held = Stand::Held(Waiting::default());
         self.hub
-            .join(connection, room, membership, place, held, &Told::default(), &mut self.batch())
+            .join(connection, room, entrant(held), &Told::default(), &mut self.batch())
             .map_err(|_| BusError::Down)?;
         let range = seen
             .as_ref()
@@ -1189,13 +1191,13 @@ impl Instance {
     }
 
     fn deliver_at(&self, room: &str, position: &Position, data: &str) -> Placed {
-        let push = Push::Publication {
+        let push = Push::Publication(Publication {
             room,
             payload: PayloadRef::Text(data),
             sender: None,
             tags: &[],
             offset: position.offset,
-        };
+        });
         self.hub.deliver_at(room, position, &Broadcast::new(push), &mut self.batch())
     }
 

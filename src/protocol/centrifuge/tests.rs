@@ -95,13 +95,13 @@ fn pushes_and_replies_have_their_shape() {
         info: "{\"name\":\"Ada\"}".into(),
         room_info: "".into(),
     };
-    let push = Push::Publication {
+    let push = Push::Publication(Publication {
         room: "chat:\"1\"",
         payload: PayloadRef::Text("{\"a\":\n1}"),
         sender: Some(&member),
         tags: &[("generation".into(), "7".into())],
         offset: 0,
-    };
+    });
     check_text(
         &JSON.push(&push),
         r#"{"push":{"channel":"chat:\"1\"","pub":{"data":{"a":1},"info":{"client":"c","user":"ada","conn_info":{"name":"Ada"}},"tags":{"generation":"7"}}}}"#,

@@ -452,6 +452,10 @@ fn encode_joined(buffer: &mut Vec<u8>, joined: &JoinedRoom) {
         comma(buffer);
         let _infallible = write!(buffer, r#""was_recovering":true,"recovered":{recovered}"#);
     }
+    if *delta {
+        comma(buffer);
+        buffer.extend_from_slice(br#""delta":true"#);
+    }
     if !publications.is_empty() {
         comma(buffer);
         encode_publications(buffer, publications, if *delta { Form::Whole } else { Form::Plain });

@@ -221,6 +221,19 @@ impl TestClient {
         }
     }
 
+    /// A connected client whose kernel takes little for it, so that whoever sends
+    /// to it notices soon when it does not read.
+    pub async fn narrow(url: &str, hello: Value) -> Self {
+        let address = url.trim_start_matches("ws://").split('/').next().unwrap().parse().unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = MaybeTlsStream::Plain(socket.connect(address).await.unwrap());
+        let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        let mut client = Self::new(socket, url, hello.clone());
+        client.id = client.ask("connect", hello).await["connect"]["client"].as_str().unwrap().to_owned();
+        client
+    }
+
     /// The same, or why not.
     pub async fn try_connect(url: &str, hello: Value, within: Duration) -> Result<Self, String> {
         let connected = async {

@@ -114,6 +114,7 @@ impl Gateway {
             reloader: Arc::clone(&reloader),
             tasks: tasks.clone(),
             stop: stop.clone(),
+            guesses: Arc::default(),
         };
         tasks.spawn(http::serve(listener, server.header_timeout, web));
         Ok(Self { address, router, reloader, tasks, stop, end })

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -27,6 +28,9 @@ use crate::{reload::Reloader, router::Router, session};
 
 mod api;
 mod pages;
+
+pub use self::api::Guesses;
+pub(crate) use self::api::{About, METHODS, Method};
 
 /// The head of a request, in bytes. Browsers send far less.
 const HEAD_MAX: usize = 16 << 10;
@@ -55,7 +59,13 @@ pub struct Web {
     pub tasks: TaskTracker,
     /// Begins the end.
     pub stop: CancellationToken,
+    /// Addresses that try keys of the server API.
+    pub guesses: Arc<Guesses>,
 }
+
+/// Who is at the other end, beside each request.
+#[derive(Debug, Clone, Copy)]
+struct Peer(SocketAddr);
 
 /// One accepted socket, counted until the last holder lets go.
 #[derive(Debug)]
@@ -83,8 +93,8 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
             accepted = listener.accept() => accepted,
             () = web.stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, Peer(peer)),
             Err(error) => {
                 // Most often no descriptors are left; those that are open go on.
                 tracing::error!(%error, "cannot accept; is the limit of open files (ulimit -n) too low?");
@@ -102,7 +112,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        web.tasks.spawn(serve_connection(&builder, stream, routes.clone(), guard, web.stop.clone()));
+        web.tasks.spawn(serve_connection(&builder, (stream, peer), routes.clone(), guard, web.stop.clone()));
     }
 }
 
@@ -110,13 +120,14 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
 /// request that is being answered when its time comes is still answered.
 fn serve_connection(
     builder: &http1::Builder,
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     routes: Routes,
     guard: Arc<Open>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&guard));
+        request.extensions_mut().insert(peer);
         let mut routes = routes.clone();
         async move { Ok::<_, Infallible>(routes.call(request).await.unwrap_or_else(|never| match never {})) }
     });

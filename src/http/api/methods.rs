@@ -11,44 +11,17 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Web, WireError,
+    Answer, Web, WireError,
     wire::{self, Stated, bad, read, required},
 };
 use crate::{
     cluster::envelope::What,
-    config::Target,
+    config::{ApiKey, Target},
     id::{BootId, ConnectionId},
     protocol::{Close, MemberInfo, Refusal, Seen, centrifuge::WireInfo as Info},
     room::{Position, records::Edit},
     router::{Act, Acted, Gathered, InstanceReport, Known, Message, records::to_json},
 };
-
-/// All methods.
-pub(super) const NAMES: &[&str] = &[
-    "publish",
-    "broadcast",
-    "subscribe",
-    "unsubscribe",
-    "disconnect",
-    "refresh",
-    "presence",
-    "presence_stats",
-    "history",
-    "history_remove",
-    "channels",
-    "info",
-    "rpc",
-    "batch",
-    "connections",
-    "users",
-    "instances",
-    "send",
-    "requests",
-    "members",
-    "records",
-    "record",
-    "reload",
-];
 
 /// Rooms of one broadcast.
 const CHANNELS_MAX: usize = 10_000;
@@ -68,10 +41,9 @@ const PAGE_MAX: usize = 1_000;
 const WITHIN: Duration = Duration::from_secs(5);
 const WITHIN_MAX: Duration = Duration::from_secs(30);
 
-type Answer = Result<Box<RawValue>, Refusal>;
-
-/// Calls one of [`NAMES`] but `batch`.
-pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
+/// Calls one of the [`METHODS`](super::METHODS) but `batch`, for whom has this
+/// key.
+pub(super) async fn call(web: &Web, key: &ApiKey, method: &str, parameters: &[u8]) -> Answer {
     match method {
         "publish" => publish(web, parameters).await,
         "broadcast" => broadcast(web, parameters).await,
@@ -83,7 +55,7 @@ pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
         "presence_stats" => presence_stats(web, parameters).await,
         "history" => history(web, parameters).await,
         "history_remove" => history_remove(web, parameters).await,
-        "channels" => channels(web, parameters).await,
+        "channels" => channels(web, key, parameters).await,
         "info" => info(web, parameters).await,
         "rpc" => rpc(web, parameters).await,
         "connections" => connections(web, parameters).await,
@@ -302,10 +274,12 @@ async fn record(web: &Web, parameters: &[u8]) -> Answer {
     ok(edited.to_json())
 }
 
-async fn channels(web: &Web, parameters: &[u8]) -> Answer {
+async fn channels(web: &Web, key: &ApiKey, parameters: &[u8]) -> Answer {
     let wire: wire::Channels<'_> = read(parameters)?;
     let Known { value, is_stale } = web.router.rooms(wire.pattern.as_deref().unwrap_or_default()).await?;
-    let channels: BTreeMap<_, _> = value.iter().map(|(room, n)| (room.as_str(), json!({ "num_clients": n }))).collect();
+    let is_shown = |room: &str| key.rooms.as_ref().is_none_or(|all| all.iter().any(|pattern| pattern.matches(room)));
+    let shown = value.iter().filter(|(room, _)| is_shown(room));
+    let channels: BTreeMap<_, _> = shown.map(|(room, n)| (room.as_str(), json!({ "num_clients": n }))).collect();
     stated(BTreeMap::from([("channels", channels)]), is_stale)
 }
 

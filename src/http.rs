@@ -4,8 +4,8 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -69,11 +69,30 @@ struct Peer(SocketAddr);
 
 /// One accepted socket, counted until the last holder lets go.
 #[derive(Debug)]
-struct Open(Arc<AtomicUsize>);
+struct Open {
+    all: Arc<AtomicUsize>,
+    /// An answer goes on over it.
+    stays: AtomicBool,
+}
+
+impl Open {
+    fn may_stay(&self, stays: bool) {
+        self.stays.store(stays, Ordering::Relaxed);
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits as long as a connection may live that is not upgraded, and while an
+/// answer goes on over it.
+async fn too_long(open: Weak<Open>) {
+    tokio::time::sleep(HTTP_MAX).await;
+    while open.upgrade().is_some_and(|open| open.stays.load(Ordering::Relaxed)) {
+        tokio::time::sleep(HTTP_MAX / 12).await;
     }
 }
 
@@ -102,7 +121,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
                 continue;
             }
         };
-        let guard = Arc::new(Open(Arc::clone(&open)));
+        let guard = Arc::new(Open { all: Arc::clone(&open), stays: AtomicBool::new(false) });
         if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections {
             web.router.metrics.turned_away.inc();
             continue;
@@ -125,6 +144,7 @@ fn serve_connection(
     guard: Arc<Open>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
+    let opened = Arc::downgrade(&guard);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&guard));
         request.extensions_mut().insert(peer);
@@ -136,7 +156,7 @@ fn serve_connection(
         tokio::pin!(connection);
         let patience = tokio::select! {
             ended = &mut connection => return log_end(ended),
-            () = tokio::time::sleep(HTTP_MAX) => HTTP_MAX,
+            () = too_long(opened) => HTTP_MAX,
             () = stop.cancelled() => LAST_ANSWER,
         };
         connection.as_mut().graceful_shutdown();

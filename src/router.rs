@@ -43,16 +43,18 @@ mod repair;
 mod requests;
 mod shared;
 mod sweep;
+mod tail;
 mod tick;
 
 pub use self::{
-    api::{Act, Acted, Message, Reloading},
+    api::{Act, Acted, Message, Reloading, Work},
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
     queries::{ConnectionsPage, InstanceReport, Known, MembersList},
     remote::Remote,
     requests::{Gathered, Given},
     shared::{SharedLookup, SharedStore, SharedTurn},
+    tail::{Tailing, Watched},
     tick::{Alone, Ticker, Turn},
 };
 use self::{
@@ -124,6 +126,8 @@ pub struct Router {
     questions: requests::Questions,
     /// What the server API needs beside.
     service: api::Service,
+    /// Who looks at what passes.
+    tails: tail::Tails,
 }
 
 /// What a router is a part of.
@@ -193,6 +197,7 @@ impl Router {
             stop,
             questions: requests::Questions::default(),
             service: api::Service::default(),
+            tails: tail::Tails::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, Request, Response, StatusCode, header},
     response::IntoResponse,
-    routing::any,
+    routing::{any, get},
 };
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ use crate::{
 mod keys;
 mod methods;
 mod table;
+mod tail;
 mod wire;
 
 pub use self::keys::Guesses;
@@ -35,6 +36,8 @@ pub(crate) use self::table::{About, METHODS, Method};
 /// Bytes of a request, or as many messages as these if that is more.
 const BODY_MAX: usize = 4 << 20;
 const MESSAGES: usize = 16;
+
+const IS_OFF: &str = "the server API is off; see `api.keys` in the config\n";
 
 /// What the log calls the lines about who has done what.
 const AUDIT: &str = "wayleave::audit";
@@ -46,7 +49,10 @@ const AT_ONCE: usize = 64;
 type Answer = Result<Box<RawValue>, Refusal>;
 
 pub(super) fn routes() -> Routes<Web> {
-    Routes::new().route("/api/{method}", any(serve)).route("/api", any(serve_nothing))
+    Routes::new()
+        .route("/api/openapi.json", get(describe))
+        .route("/api/{method}", any(serve))
+        .route("/api", any(serve_nothing))
 }
 
 #[derive(Serialize)]
@@ -104,6 +110,17 @@ fn refuse(status: StatusCode, refusal: &Refusal, message: &str) -> Response<Body
     json(status, text(&Reply::Error(WireError { message, ..refusal.into() })))
 }
 
+/// All methods as OpenAPI describes them; no secret, but only where there is
+/// something to call.
+const DESCRIPTION: &str = include_str!("../../docs/openapi.json");
+
+async fn describe(State(web): State<Web>) -> Response<Body> {
+    if web.router.generation().config.api.keys.is_empty() {
+        return (StatusCode::NOT_FOUND, IS_OFF).into_response();
+    }
+    json(StatusCode::OK, DESCRIPTION.to_owned())
+}
+
 async fn serve_nothing(web: State<Web>, request: Request<Body>) -> Response<Body> {
     serve(web, Path(String::new()), request).await
 }
@@ -119,6 +136,9 @@ async fn serve(State(web): State<Web>, Path(method): Path<String>, request: Requ
         let message = format!("there is no method `{method}`; there are {}", names.join(", "));
         return refuse(StatusCode::NOT_FOUND, &Refusal::METHOD_NOT_FOUND, &message);
     };
+    if method.name == "tail" {
+        return tail::serve(&web, &caller, method, request).await;
+    }
     if request.method() != http::Method::POST {
         let message = "methods are called with POST and a JSON object as body";
         return refuse(StatusCode::METHOD_NOT_ALLOWED, &Refusal::BAD_REQUEST, message);
@@ -157,8 +177,7 @@ struct Caller {
 fn admit(web: &Web, config: &Config, request: &Request<Body>) -> Result<Caller, Box<Response<Body>>> {
     let (keys, rate, now) = (&config.api.keys, config.api.failures, Instant::now());
     if keys.is_empty() {
-        let text = "the server API is off; see `api.keys` in the config\n";
-        return Err(Box::new((StatusCode::NOT_FOUND, text).into_response()));
+        return Err(Box::new((StatusCode::NOT_FOUND, IS_OFF).into_response()));
     }
     let address = request.extensions().get::<Peer>().map(|Peer(address)| address.ip());
     if !web.guesses.may_try(address, rate, now) {
@@ -187,10 +206,15 @@ async fn run(web: &Web, caller: &Caller, method: &'static Method, parameters: &[
     let code = answer.as_ref().map_or_else(|refusal| refusal.code, |_| 0);
     web.router.metrics.api_called(method.name, code);
     if method.writes && tracing::enabled!(target: AUDIT, tracing::Level::INFO) {
-        let (key, address, about) = (&*caller.key.name, caller.address, keys::subject(parameters));
-        tracing::info!(target: AUDIT, key, method = method.name, about, code, ?address, "server API");
+        audit(caller, method, &keys::subject(parameters), code);
     }
     answer
+}
+
+/// Who has done what.
+fn audit(caller: &Caller, method: &Method, about: &str, code: u32) {
+    let Caller { key, address } = caller;
+    tracing::info!(target: AUDIT, key = key.name, method = method.name, about, code, ?address, "server API");
 }
 
 /// Commands together; their replies stand in their order.
@@ -214,7 +238,7 @@ async fn one_of_batch(web: &Web, caller: &Caller, command: BTreeMap<Cow<'_, str>
     let (Some((name, parameters)), None) = (fields.next(), fields.next()) else {
         return error_reply(&Refusal::BAD_REQUEST);
     };
-    let Some(method) = Method::named(&name).filter(|method| method.about != About::Others) else {
+    let Some(method) = Method::named(&name).filter(|method| !matches!(method.name, "batch" | "tail")) else {
         return error_reply(&Refusal::METHOD_NOT_FOUND);
     };
     match run(web, caller, method, parameters.get().as_bytes()).await {
@@ -230,6 +254,14 @@ fn error_reply(refusal: &Refusal) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_method_is_described() {
+        let described: serde_json::Value = serde_json::from_str(DESCRIPTION).unwrap();
+        let paths: std::collections::BTreeSet<_> = described["paths"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(paths, METHODS.iter().map(|method| format!("/api/{}", method.name)).collect());
+        assert_eq!(described["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
 
     #[test]
     fn a_key_is_read_from_either_header() {

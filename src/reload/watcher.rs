@@ -117,7 +117,13 @@ impl Watcher {
                 () = tokio::time::sleep(LOOK) => {}
                 () = stop.cancelled() => return,
             }
-            if look(&files) == seen {
+            let now = look(&files);
+            // After a rollback other files may count, which have not changed.
+            let is_new = |(file, state): (&PathBuf, &_)| seen.get(file).is_some_and(|before| before != state);
+            let has_changed = if reloader.is_rolled_back() { now.iter().any(is_new) } else { now != seen };
+            if !has_changed {
+                // Also those that count only now: their next change is one.
+                seen.extend(now);
                 continue;
             }
             tokio::select! {

@@ -110,6 +110,9 @@ impl Router {
         let push = Push::Publication { room, data: &payload.to_json(), sender, tags, offset: 0 };
         let delivered = self.hub.deliver_room(room, &Broadcast::new(push), &mut Seen::default(), batch);
         self.metrics.deliveries.inc_by(delivered.queued as u64);
+        if self.is_tailed() {
+            self.tail_room(room, sender, payload, 0);
+        }
         if let Some(cluster) = &self.cluster {
             cluster.to_room_counted(room, |stream, n| publication(room, stream, n, payload, sender, tags));
         }
@@ -136,6 +139,9 @@ impl Router {
                 let data = payload.to_json();
                 let push = Push::Publication { room, data: &data, sender, tags, offset: position.offset };
                 let placed = self.hub.deliver_at(room, position, &Broadcast::new(push), batch);
+                if self.is_tailed() {
+                    self.tail_room(room, sender, payload, position.offset);
+                }
                 match placed {
                     Placed::Delivered(delivered) => drop(self.metrics.deliveries.inc_by(delivered.queued as u64)),
                     Placed::Gap => self.repair(room),
@@ -266,6 +272,9 @@ impl Router {
         let is_kept = |room: &str| {
             delivery.except.is_empty() && generation.room(room).is_some_and(|(entry, _)| entry.history.is_some())
         };
+        if self.is_tailed() {
+            self.tail_delivery(generation, &delivery.to, sender, payload, is_kept);
+        }
         let mut delivered = Delivered::default();
         for target in &delivery.to {
             let to_room = |room: &str, seen: &mut Seen, batch: &mut Batch<'_>| {

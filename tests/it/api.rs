@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-const KEY: &str = "a-key-of-the-tests";
+pub const KEY: &str = "a-key-of-the-tests";
 
 /// Two keys, as while one is being replaced.
-const API: &str = "[api]\nkeys = [{ name = \"old\", key = \"another-key-of-tests\" }, { name = \"backend\", key = \
+pub const API: &str = "[api]\nkeys = [{ name = \"old\", key = \"another-key-of-tests\" }, { name = \"backend\", key = \
                    \"a-key-of-the-tests\" }]\n";
 
 /// One request by hand on a connection of its own.
-async fn exchange(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
+pub async fn exchange(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
     let request =
         format!("{head}\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let exchange = async {
@@ -44,7 +44,7 @@ async fn exchange(address: SocketAddr, head: &str, body: &str) -> (u16, String) 
 }
 
 /// Calls a method with a good key.
-async fn call(address: SocketAddr, method: &str, parameters: Value) -> Value {
+pub async fn call(address: SocketAddr, method: &str, parameters: Value) -> Value {
     let head = format!("POST /api/{method} HTTP/1.1\r\nX-API-Key: {KEY}");
     let (status, body) = exchange(address, &head, &parameters.to_string()).await;
     assert_eq!(status, 200, "{method}: {body}");
@@ -68,7 +68,7 @@ pub async fn error(address: SocketAddr, method: &str, parameters: Value) -> u64 
     reply["error"]["code"].as_u64().unwrap_or_else(|| panic!("{method}: {reply}"))
 }
 
-fn address(gateway: &TestGateway) -> SocketAddr {
+pub fn address(gateway: &TestGateway) -> SocketAddr {
     gateway.gateway.address()
 }
 

@@ -62,7 +62,12 @@ pub(crate) const METHODS: &[Method] = &[
     write("record", About::Room),
     read("users", About::Instance),
     read("instances", About::Instance),
+    read("plugins", About::Instance),
     write("reload", About::Instance),
+    write("rollback", About::Instance),
+    write("drain", About::Instance),
+    // It changes nothing, but shows what others say.
+    write("tail", About::Room),
 ];
 
 impl Method {

@@ -137,7 +137,7 @@ impl Config {
         root.not_yet("tls");
         let bus = BusConfig::read(root.section("bus"), folder);
         let cluster = ClusterConfig::read(root.section("cluster"));
-        let api = ApiConfig::read(root.section("api"));
+        let api = ApiConfig::read(root.section("api"), folder);
         let server = ServerConfig::read(root.section("server"), folder);
         let auth = AuthConfig::read(root.section("auth"), folder);
         let limits = Limits::read(root.section("limits"));

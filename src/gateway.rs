@@ -17,7 +17,9 @@ use crate::{
     plugin::{Lookup, MemoryStore, PluginHost, kv::KvStore},
     protocol::Close,
     reload::{Outcome, Reloader, Watcher},
-    router::{Alone, HubLookup, Remote, Router, SharedLookup, SharedStore, SharedTurn, Surroundings, Ticker, Turn},
+    router::{
+        Alone, HubLookup, Remote, Router, SharedLookup, SharedStore, SharedTurn, Surroundings, Ticker, Turn, Work,
+    },
     session::flusher::Flusher,
 };
 
@@ -33,6 +35,8 @@ pub struct Gateway {
     stop: CancellationToken,
     /// Ends what serves sessions, after them.
     end: CancellationToken,
+    /// The server API wants it to end.
+    drain_asked: CancellationToken,
 }
 
 impl Gateway {
@@ -87,12 +91,21 @@ impl Gateway {
         }
         tasks.spawn(Arc::clone(&router).sweep());
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
-        let reloading = Arc::downgrade(&reloader);
-        router.reload_with(move || {
-            let reloader = reloading.upgrade();
+        let drain_asked = CancellationToken::new();
+        let (reloading, draining) = (Arc::downgrade(&reloader), drain_asked.clone());
+        router.work_with(move |work| {
+            let (reloader, draining) = (reloading.upgrade(), draining.clone());
             Box::pin(async move {
                 let Some(reloader) = reloader else { return Err("this instance ends".to_owned()) };
-                match reloader.reload("the server API").await {
+                let outcome = match work {
+                    Work::Reload => reloader.reload("the server API").await,
+                    Work::Rollback => reloader.roll_back("the server API").await,
+                    Work::Drain => {
+                        draining.cancel();
+                        return Ok(reloader.router().hub.n_connections() as u64);
+                    }
+                };
+                match outcome {
                     Outcome::Replaced(generation) => Ok(generation),
                     Outcome::Unchanged => Ok(reloader.running().number),
                     Outcome::Failed(reason) => Err(reason),
@@ -114,9 +127,10 @@ impl Gateway {
             reloader: Arc::clone(&reloader),
             tasks: tasks.clone(),
             stop: stop.clone(),
+            guesses: Arc::default(),
         };
         tasks.spawn(http::serve(listener, server.header_timeout, web));
-        Ok(Self { address, router, reloader, tasks, stop, end })
+        Ok(Self { address, router, reloader, tasks, stop, end, drain_asked })
     }
 
     /// Where it listens.
@@ -129,6 +143,13 @@ impl Gateway {
     #[must_use]
     pub fn reloader(&self) -> &Arc<Reloader> {
         &self.reloader
+    }
+
+    /// Cancelled when the server API asks for the end of this instance, which
+    /// whoever owns it then drains.
+    #[must_use]
+    pub fn drain_asked(&self) -> CancellationToken {
+        self.drain_asked.clone()
     }
 
     /// Its router, for what is inside the process.

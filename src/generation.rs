@@ -85,7 +85,17 @@ impl Generation {
         if !lost.is_empty() {
             return Err(NotBuilt(lost));
         }
-        let number = running.map_or(1, |running| running.number + 1);
+        Ok(Self::assemble(config, plugins, running.map_or(1, |running| running.number + 1)))
+    }
+
+    /// The same config and plugins once more, under another number.
+    #[must_use]
+    pub fn again(&self, number: id::Generation) -> Self {
+        Self::assemble(self.config.clone(), self.plugins.clone(), number)
+    }
+
+    fn assemble(config: Config, plugins: Vec<Arc<Plugin>>, number: id::Generation) -> Self {
+        let by_name: HashMap<&str, &Arc<Plugin>> = plugins.iter().map(|plugin| (plugin.name(), plugin)).collect();
         let find = |name: &String| by_name.get(name.as_str()).map(|plugin| Arc::clone(plugin));
         let authenticators = config.auth.plugins.iter().filter_map(find).collect();
         let pipelines = config
@@ -94,7 +104,7 @@ impl Generation {
             .map(|room| Pipeline::new(room, number, &room.plugins.iter().filter_map(find).collect::<Vec<_>>()))
             .collect();
         let tokens = config.auth.jwt.as_ref().map(Tokens::new);
-        Ok(Self { number, config, plugins, authenticators, tokens, pipelines })
+        Self { number, config, plugins, authenticators, tokens, pipelines }
     }
 
     /// The entry that counts for a room, with its plugins.

@@ -2,8 +2,9 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,6 +29,9 @@ use crate::{protocol::Encoding, reload::Reloader, router::Router, session};
 mod api;
 mod pages;
 mod streams;
+
+pub use self::api::Guesses;
+pub(crate) use self::api::{About, METHODS, Method};
 
 /// The head of a request, in bytes. Browsers send far less.
 const HEAD_MAX: usize = 16 << 10;
@@ -56,26 +60,40 @@ pub struct Web {
     pub tasks: TaskTracker,
     /// Begins the end.
     pub stop: CancellationToken,
+    /// Addresses that try keys of the server API.
+    pub guesses: Arc<Guesses>,
 }
+
+/// Who is at the other end, beside each request.
+#[derive(Debug, Clone, Copy)]
+struct Peer(SocketAddr);
 
 /// One accepted socket, counted until the last holder lets go.
 #[derive(Debug)]
 struct Open {
-    n: Arc<AtomicUsize>,
-    /// A response on it goes on until its session ends.
-    streams: AtomicBool,
+    all: Arc<AtomicUsize>,
+    /// An answer goes on over it.
+    stays: AtomicBool,
 }
 
 impl Open {
-    /// A response on it goes on until its session ends.
-    fn is_stream(&self) {
-        self.streams.store(true, Ordering::Relaxed);
+    fn may_stay(&self, stays: bool) {
+        self.stays.store(stays, Ordering::Relaxed);
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.n.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits as long as a connection may live that is not upgraded, and while an
+/// answer goes on over it.
+async fn too_long(open: Weak<Open>) {
+    tokio::time::sleep(HTTP_MAX).await;
+    while open.upgrade().is_some_and(|open| open.stays.load(Ordering::Relaxed)) {
+        tokio::time::sleep(HTTP_MAX / 12).await;
     }
 }
 
@@ -95,8 +113,8 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
             accepted = listener.accept() => accepted,
             () = web.stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, Peer(peer)),
             Err(error) => {
                 // Most often no descriptors are left; those that are open go on.
                 tracing::error!(%error, "cannot accept; is the limit of open files (ulimit -n) too low?");
@@ -104,7 +122,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
                 continue;
             }
         };
-        let guard = Arc::new(Open { n: Arc::clone(&open), streams: AtomicBool::new(false) });
+        let guard = Arc::new(Open { all: Arc::clone(&open), stays: AtomicBool::new(false) });
         if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections {
             web.router.metrics.turned_away.inc();
             continue;
@@ -114,7 +132,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        web.tasks.spawn(serve_connection(&builder, stream, routes.clone(), guard, web.stop.clone()));
+        web.tasks.spawn(serve_connection(&builder, (stream, peer), routes.clone(), guard, web.stop.clone()));
     }
 }
 
@@ -122,14 +140,15 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
 /// request that is being answered when its time comes is still answered.
 fn serve_connection(
     builder: &http1::Builder,
-    stream: TcpStream,
+    (stream, peer): (TcpStream, Peer),
     routes: Routes,
     guard: Arc<Open>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
-    let socket = Arc::clone(&guard);
+    let opened = Arc::downgrade(&guard);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&guard));
+        request.extensions_mut().insert(peer);
         let mut routes = routes.clone();
         async move { Ok::<_, Infallible>(routes.call(request).await.unwrap_or_else(|never| match never {})) }
     });
@@ -138,15 +157,14 @@ fn serve_connection(
         tokio::pin!(connection);
         let patience = tokio::select! {
             ended = &mut connection => return log_end(ended),
-            () = tokio::time::sleep(HTTP_MAX) => HTTP_MAX,
+            () = too_long(opened.clone()) => HTTP_MAX,
             () = stop.cancelled() => LAST_ANSWER,
         };
         connection.as_mut().graceful_shutdown();
-        if socket.streams.load(Ordering::Relaxed) {
-            // Its session has deadlines of its own, and ends with the instance.
+        if opened.upgrade().is_some_and(|open| open.stays.load(Ordering::Relaxed)) {
+            // What goes on over it ends with the instance by itself.
             return log_end(connection.await);
         }
-        drop(socket);
         if let Ok(ended) = tokio::time::timeout(patience, connection).await {
             log_end(ended);
         }

@@ -2,7 +2,7 @@
 //!
 //! No label holds what a client chose: no room, no user, no connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -78,7 +78,8 @@ pub struct Metrics {
     api_calls: Family<ApiLabels, Counter>,
     /// Messages of clients and plugins that were taken for delivery.
     pub published: Counter,
-    deliveries: Counter,
+    /// Frames put into outboxes by messages.
+    pub deliveries: Counter,
     slow_dropped: Counter,
     /// Copies for rooms with history that could not be kept.
     pub copies_lost: Counter,
@@ -225,6 +226,38 @@ impl Metrics {
         HookMetrics { failures: self.plugin_failures.clone(), plugin: plugin.to_owned(), hook, seconds }
     }
 
+    /// What has become of the calls of all plugins since the start. Read from
+    /// the same histograms as `/metrics`, and as coarse.
+    #[must_use]
+    pub fn hook_calls(&self) -> Vec<HookCalls> {
+        let mut registry = Registry::default();
+        registry.register("calls", "", self.hook_seconds.clone());
+        registry.register("failures", "", self.plugin_failures.clone());
+        let mut text = String::new();
+        // Writing into a String does not fail.
+        encode(&mut text, &registry).expect("metrics become text");
+        let mut all: BTreeMap<(String, String), HookCalls> = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((name, labels, value)) = sample(line) else { continue };
+            let label = |wanted: &str| {
+                labels.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value).to_owned()
+            };
+            let calls = all.entry((label("plugin"), label("hook"))).or_default();
+            match name {
+                "calls_count" => calls.count = value as u64,
+                "calls_sum" => calls.seconds = value,
+                "calls_bucket" => {
+                    let upper = label("le").parse().unwrap_or(f64::INFINITY);
+                    calls.buckets.push((upper, value as u64));
+                }
+                "failures_total" => drop(calls.failures.insert(label("kind"), value as u64)),
+                _ => {}
+            }
+        }
+        let named = all.into_iter().map(|((plugin, hook), calls)| HookCalls { plugin, hook, ..calls });
+        named.collect()
+    }
+
     /// What `/metrics` answers, with these counts of the hub.
     #[must_use]
     pub fn text(&self, connections: usize, users: usize, rooms: usize) -> String {
@@ -237,6 +270,48 @@ impl Metrics {
         encode(&mut text, &self.registry).expect("metrics become text");
         text
     }
+}
+
+/// The calls of one plugin at one hook.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HookCalls {
+    /// Its name.
+    pub plugin: String,
+    /// The hook's key.
+    pub hook: String,
+    /// How many.
+    pub count: u64,
+    /// How long all of them together took.
+    pub seconds: f64,
+    /// Of each bound in seconds, how many took no longer.
+    buckets: Vec<(f64, u64)>,
+    /// How many failed, by kind.
+    pub failures: BTreeMap<String, u64>,
+}
+
+impl HookCalls {
+    /// The least known bound, in seconds, that this part of the calls kept;
+    /// None: there were none, or they took longer than is counted.
+    #[must_use]
+    pub fn within(&self, part: f64) -> Option<f64> {
+        let wanted = (self.count as f64 * part).ceil().max(1.0) as u64;
+        let kept = self.buckets.iter().find(|(_, count)| *count >= wanted);
+        kept.map(|(upper, _)| *upper).filter(|upper| upper.is_finite())
+    }
+}
+
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+/// A line as it is written above: `name{label="value",…} number`. None of our
+/// labels holds a quote or a comma.
+fn sample(line: &str) -> Option<(&str, Labels<'_>, f64)> {
+    let (name, rest) = line.split_once('{')?;
+    let (labels, value) = rest.split_once("} ")?;
+    let labels = labels.split(',').filter_map(|label| {
+        let (name, value) = label.split_once('=')?;
+        Some((name, value.trim_matches('"')))
+    });
+    Some((name, labels.collect(), value.split(' ').next()?.parse().ok()?))
 }
 
 /// Counts the calls of one plugin at one hook.
@@ -258,5 +333,27 @@ impl HookMetrics {
     pub fn failed(&self, kind: FailureKind) {
         let labels = FailureLabels { plugin: self.plugin.clone(), hook: self.hook.key(), kind: kind.key() };
         self.failures.get_or_create(&labels).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calls_of_plugins_are_read_back() {
+        let metrics = Metrics::new();
+        assert_eq!(metrics.hook_calls(), []);
+        let hook = metrics.hook("mask", Hook::AuthorizePublish);
+        for micros in [3, 3, 3, 200] {
+            hook.observe(Duration::from_micros(micros));
+        }
+        hook.failed(FailureKind::Timeout);
+        let calls = metrics.hook_calls().remove(0);
+        assert_eq!((&*calls.plugin, &*calls.hook, calls.count), ("mask", "authorize_publish", 4));
+        assert!((calls.seconds - 209e-6).abs() < 1e-9, "{calls:?}");
+        assert_eq!((calls.within(0.5), calls.within(1.0)), (Some(4e-6), Some(256e-6)));
+        assert_eq!(calls.failures, BTreeMap::from([("timeout".to_owned(), 1)]));
+        assert_eq!(HookCalls::default().within(0.5), None);
     }
 }

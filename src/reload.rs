@@ -4,7 +4,13 @@
 //! only then is one pointer swapped. Whatever goes wrong before, the running
 //! one stays, and the reason is in the log, the metrics and the status.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use serde::Serialize;
 use tokio::sync::{Mutex, watch};
@@ -74,6 +80,10 @@ pub struct Reloader {
     status: watch::Sender<Status>,
     /// Held for a whole attempt: two at once could swap in the older one.
     attempt: Mutex<()>,
+    /// What was in force before; None: nothing, or it was taken back already.
+    before: parking_lot::Mutex<Option<Arc<Generation>>>,
+    /// What is in force is older than what stands on disk, and meant so.
+    is_rolled_back: AtomicBool,
 }
 
 impl Reloader {
@@ -91,7 +101,16 @@ impl Reloader {
             build_errors: Vec::new(),
         };
         let started_with = generation.config.clone();
-        Self { file, host, router, started_with, status: watch::Sender::new(status), attempt: Mutex::default() }
+        Self {
+            file,
+            host,
+            router,
+            started_with,
+            status: watch::Sender::new(status),
+            attempt: Mutex::default(),
+            before: parking_lot::Mutex::default(),
+            is_rolled_back: AtomicBool::new(false),
+        }
     }
 
     /// What is live, now and whenever it changes.
@@ -121,6 +140,25 @@ impl Reloader {
         self.router.generation()
     }
 
+    /// Whose generations it replaces.
+    #[must_use]
+    pub fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
+    /// True if there is a generation to go back to.
+    #[must_use]
+    pub fn can_roll_back(&self) -> bool {
+        self.before.lock().is_some()
+    }
+
+    /// True if an older generation was put in force again, and stays until a
+    /// file changes.
+    #[must_use]
+    pub fn is_rolled_back(&self) -> bool {
+        self.is_rolled_back.load(Ordering::Relaxed)
+    }
+
     /// The config's file.
     #[must_use]
     pub fn file(&self) -> Option<&PathBuf> {
@@ -146,7 +184,12 @@ impl Reloader {
         let outcome = match built {
             Err(reason) => Outcome::Failed(reason),
             Ok(next) if is_same(&running, &next) => Outcome::Unchanged,
-            Ok(next) => Outcome::Replaced(self.put_in_force(next)),
+            Ok(next) => {
+                let number = self.put_in_force(next);
+                *self.before.lock() = Some(Arc::clone(&running));
+                self.is_rolled_back.store(false, Ordering::Relaxed);
+                Outcome::Replaced(number)
+            }
         };
         match &outcome {
             Outcome::Replaced(generation) => {
@@ -169,6 +212,23 @@ impl Reloader {
             }
         }
         outcome
+    }
+
+    /// Puts the config and the plugins in force again that were before the
+    /// last reload: the very same ones, nothing is read or compiled. What
+    /// stands on disk is taken over once a file changes, or by a reload. `why`
+    /// is for the log.
+    pub async fn roll_back(&self, why: &'static str) -> Outcome {
+        let _one_at_a_time = self.attempt.lock().await;
+        let Some(before) = self.before.lock().take() else {
+            return Outcome::Failed("there is no generation to go back to".to_owned());
+        };
+        let running = self.router.generation().number;
+        let number = self.put_in_force(before.again(running + 1));
+        self.is_rolled_back.store(true, Ordering::Relaxed);
+        self.router.metrics.reloaded("rolled back");
+        tracing::warn!(generation = number, as_before = before.number, why, "rolled back");
+        Outcome::Replaced(number)
     }
 
     fn put_in_force(&self, next: Generation) -> u64 {

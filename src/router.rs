@@ -44,10 +44,11 @@ mod repair;
 mod requests;
 mod shared;
 mod sweep;
+mod tail;
 mod tick;
 
 pub use self::{
-    api::{Act, Acted, Message, Reloading},
+    api::{Act, Acted, Message, Reloading, Work},
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
     inbound::{Inbound, PassedIn},
@@ -55,6 +56,7 @@ pub use self::{
     remote::Remote,
     requests::{Gathered, Given},
     shared::{SharedLookup, SharedStore, SharedTurn},
+    tail::{Tailing, Watched},
     tick::{Alone, Ticker, Turn},
 };
 use self::{
@@ -128,6 +130,8 @@ pub struct Router {
     pub inbound: Inbound,
     /// What the server API needs beside.
     service: api::Service,
+    /// Who looks at what passes.
+    tails: tail::Tails,
 }
 
 /// What a router is a part of.
@@ -198,6 +202,7 @@ impl Router {
             questions: requests::Questions::default(),
             inbound: Inbound::default(),
             service: api::Service::default(),
+            tails: tail::Tails::default(),
         }
     }
 

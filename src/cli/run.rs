@@ -58,11 +58,13 @@ impl Signals {
         ended: impl Future<Output = ()>,
     ) -> anyhow::Result<ExitCode> {
         tokio::pin!(ended);
+        let asked = gateway.drain_asked();
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => drop(gateway.reloader().reload("SIGHUP").await),
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
+                () = asked.cancelled() => break,
                 () = &mut ended => break,
             }
         }

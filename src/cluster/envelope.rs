@@ -252,6 +252,10 @@ pub enum Question<'a> {
     Call(#[serde(borrow)] Cow<'a, str>, #[serde(borrow)] Cow<'a, str>),
     /// Config and plugins are to be loaded anew.
     Reload,
+    /// The generation before is to be put in force again.
+    Rollback,
+    /// The instance is to end in order.
+    Drain,
 }
 
 /// Something to be done with connections of which somebody waits to hear that

@@ -88,7 +88,7 @@ impl<'a> Document<'a> {
 }
 
 /// ", did you mean `x`?" for the known name nearest to `name`, or nothing.
-fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
+pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> String {
     known
         .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
@@ -228,6 +228,17 @@ impl<'a> Table<'a> {
             self.document.mistake(self.span.clone(), self.name(key), "this key is required");
         }
         value
+    }
+
+    /// A variable of the environment that the config names.
+    pub(super) fn variable(&self, name: &str) -> Option<&'a str> {
+        self.document.used.borrow_mut().insert(name.to_owned());
+        self.document.environment.get(name).map(String::as_str)
+    }
+
+    /// True if the key stands there, whatever it holds.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.iter().any(|(name, _)| name.get_ref() == key))
     }
 
     /// Notes a mistake at `key`'s line, or at the table's when it is absent.

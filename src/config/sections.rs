@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Rate, read::Table, secs};
+use super::{
+    Pattern, Rate,
+    read::{Table, nearest},
+    secs,
+};
+use crate::http::{About, METHODS, Method};
 
 /// `[server]`: sockets, heartbeat and the pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,6 +252,8 @@ impl Limits {
 pub struct ApiConfig {
     /// Who may use it; empty: it is off.
     pub keys: Vec<ApiKey>,
+    /// How many wrong keys one address may send; None: any number.
+    pub failures: Option<Rate>,
 }
 
 /// One key of the server API.
@@ -256,32 +263,118 @@ pub struct ApiKey {
     pub name: String,
     /// What is sent in `X-API-Key`.
     pub key: Secret,
+    /// What a sent key is compared by: its BLAKE3 hash.
+    pub digest: [u8; 32],
+    /// Where it was read from; a change there is a change of the config.
+    pub file: Option<PathBuf>,
+    /// The methods it may call; None: all.
+    pub methods: Option<Vec<String>>,
+    /// The rooms it may have to do with; None: all, and everything else.
+    pub rooms: Option<Vec<Pattern>>,
 }
 
+/// The name of the key that stands in the section itself.
+const DEFAULT_KEY: &str = "default";
+
 impl ApiConfig {
-    pub(super) fn read(table: Table<'_>) -> Self {
-        let mut keys: Vec<ApiKey> = Vec::new();
+    pub(super) fn read(table: Table<'_>, folder: &Path) -> Self {
+        let default = read_key(&table, folder, false);
+        let mut keys: Vec<ApiKey> = default.map(|key| ApiKey::new(DEFAULT_KEY.to_owned(), key)).into_iter().collect();
         for entry in table.list("keys") {
             let name = entry.required::<String>("name").unwrap_or_default();
-            let key = entry.required::<String>("key");
-            match key.as_deref().map(str::trim) {
-                Some("") => entry.wrong("key", "is empty, which anybody can send; expected a long random text"),
-                Some(key) if key.len() < 16 => {
-                    entry.wrong("key", "is shorter than 16 bytes, which can be guessed; expected a long random text");
-                }
-                // One that is not there is a mistake already.
-                Some(_) | None => {}
-            }
-            let key = key.unwrap_or_default();
+            let key = read_key(&entry, folder, true).unwrap_or_default();
             if keys.iter().any(|known| known.name == name) {
                 entry.wrong("name", format!("there are two keys named `{name}`"));
             }
+            let methods = entry.optional::<Vec<String>>("methods");
+            let rooms = entry.optional::<Vec<String>>("rooms");
+            check_methods(&entry, methods.as_deref(), rooms.is_some());
+            let rooms = rooms.map(|rooms| read_patterns(&entry, &rooms));
             entry.finish();
-            keys.push(ApiKey { name, key: Secret(key) });
+            keys.push(ApiKey { methods, rooms, ..ApiKey::new(name, key) });
         }
+        let failures = table.or("failures", Some(Rate { count: 20, per: secs(60) }));
         table.finish();
-        Self { keys }
+        Self { keys, failures }
     }
+}
+
+impl ApiKey {
+    fn new(name: String, (key, file): (String, Option<PathBuf>)) -> Self {
+        let digest = *blake3::hash(key.as_bytes()).as_bytes();
+        Self { name, key: Secret(key), digest, file, methods: None, rooms: None }
+    }
+}
+
+/// A key as it stands there, in a file, or in the environment.
+fn read_key(table: &Table<'_>, folder: &Path, is_required: bool) -> Option<(String, Option<PathBuf>)> {
+    let inline = table.optional::<String>("key");
+    let path = table.optional::<String>("key_file");
+    let variable = if is_required { table.optional::<String>("key_env") } else { None };
+    let n_given = [inline.is_some(), path.is_some(), variable.is_some()].into_iter().filter(|given| *given).count();
+    if n_given > 1 {
+        table.wrong("key", "give only one of `key`, `key_file` and `key_env`");
+        return None;
+    }
+    let file = path.as_ref().map(|path| folder.join(path));
+    let (at, key) = match (inline, path, variable) {
+        (Some(key), ..) => ("key", key),
+        (_, Some(path), _) => match std::fs::read_to_string(folder.join(&path)) {
+            Ok(key) => ("key_file", key.trim().to_owned()),
+            Err(error) => {
+                table.wrong("key_file", format!("`{path}` cannot be read: {error}"));
+                return None;
+            }
+        },
+        (.., Some(name)) => {
+            let Some(key) = table.variable(&name) else {
+                table.wrong("key_env", format!("the environment has no variable `{name}`"));
+                return None;
+            };
+            ("key_env", key.to_owned())
+        }
+        (None, None, None) => {
+            if is_required && !table.has("key") && !table.has("key_file") && !table.has("key_env") {
+                table.wrong("key", "this key is required (or `key_file`, or `key_env`)");
+            }
+            return None;
+        }
+    };
+    match key.trim() {
+        "" => table.wrong(at, "is empty, which anybody can send; expected a long random text"),
+        short if short.len() < 16 => {
+            table.wrong(at, "is shorter than 16 bytes, which can be guessed; expected a long random text");
+        }
+        _ => {}
+    }
+    Some((key, file))
+}
+
+fn check_methods(entry: &Table<'_>, methods: Option<&[String]>, has_rooms: bool) {
+    if methods.is_some_and(<[String]>::is_empty) {
+        entry.wrong("methods", "is empty, so that the key could be used for nothing; remove it for all methods");
+    }
+    for name in methods.unwrap_or_default() {
+        match Method::named(name) {
+            None => {
+                let near = nearest(name, METHODS.iter().map(|method| method.name));
+                entry.wrong("methods", format!("there is no method `{name}`{near}"));
+            }
+            Some(method) if has_rooms && method.about == About::Instance => {
+                let text = format!("`{name}` is not about rooms, and a key with `rooms` is for those that are");
+                entry.wrong("methods", text);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn read_patterns(entry: &Table<'_>, rooms: &[String]) -> Vec<Pattern> {
+    if rooms.is_empty() {
+        entry.wrong("rooms", "is empty, so that the key could be used for nothing; remove it for all rooms");
+    }
+    let read = |room: &String| Pattern::parse(room).map_err(|error| entry.wrong("rooms", error)).ok();
+    rooms.iter().filter_map(read).collect()
 }
 
 /// `[metrics]`: whether `/metrics` answers.

@@ -46,6 +46,17 @@ fn each_mistake_says_what_would_be_right() {
         check_mistake(&text, "line 2: api.keys[0].key: is empty, which anybody can send; expected a long random text");
     }
     check_mistake("[api]\nkeys = [{ name = \"a\" }]", "line 2: api.keys[0].key: this key is required");
+    let key = |more: &str| format!("[api]\nkeys = [{{ name = \"a\", key = \"0123456789abcdef\", {more} }}]");
+    check_mistake(&key("methods = [\"publsh\"]"), "there is no method `publsh`; did you mean `publish`?");
+    check_mistake(&key("methods = []"), "could be used for nothing");
+    check_mistake(&key("rooms = []"), "could be used for nothing");
+    check_mistake(&key("rooms = [\"\"]"), "a pattern must not be empty");
+    check_mistake(&key("rooms = [\"a\"], methods = [\"reload\"]"), "api.keys[0].methods: `reload` is not about rooms");
+    check_mistake(&key("key_file = \"x\""), "give only one of `key`, `key_file` and `key_env`");
+    check_mistake("[api]\nkeys = [{ name = \"a\", key_file = \"/nowhere/x\" }]", "cannot be read");
+    check_mistake("[api]\nkeys = [{ name = \"a\", key_env = \"NOWHERE\" }]", "has no variable `NOWHERE`");
+    check_mistake("[api]\nkey = \"short\"", "line 2: api.key: is shorter than 16 bytes");
+    check_mistake("[api]\nfailures = \"20\"", "a number and a time");
     check_mistake("[[rooms]]\npublish = \"members\"", "line 1: rooms[0].match: this key is required");
     check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");
     check_mistake("[[rooms]]\nmatch = \"x\"\nhistory = { sise = 1 }", "did you mean `size`?");
@@ -108,6 +119,28 @@ fn variables_stand_over_the_file() {
     let error = Config::parse("", Path::new("/"), &environment).unwrap_err().to_string();
     assert!(error.contains("did you mean `WAYLEAVE_SERVER_LISTEN`?"), "{error}");
     assert!(error.contains("WAYLEAVE_SERVER_TRY_PAGE: expected true or false"), "{error}");
+}
+
+#[test]
+fn keys_of_the_api_come_from_the_environment_and_from_files_too() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), "a key of a file, long\n").unwrap();
+    let environment =
+        [("WAYLEAVE_API_KEY", "a key of the environment"), ("WAYLEAVE_OWN_KEY", "one more key, from there")];
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let text = "[api]\nkeys = [{ name = \"file\", key_file = \"key\", rooms = [\"a:*\"] }, { name = \"own\", key_env = \
+                \"WAYLEAVE_OWN_KEY\", methods = [\"publish\"] }]";
+    let config = Config::parse(text, folder.path(), &environment).unwrap_or_else(|error| panic!("{error}"));
+    let keys: Vec<_> = config.api.keys.iter().map(|key| (&*key.name, key.key.expose())).collect();
+    let expected = [
+        ("default", "a key of the environment"),
+        ("file", "a key of a file, long"),
+        ("own", "one more key, from there"),
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(config.api.keys[1].file.as_deref(), Some(&*folder.path().join("key")));
+    assert_eq!(config.api.keys[2].methods.as_deref(), Some(&["publish".to_owned()][..]));
+    assert!(!format!("{config:?}").contains("a key of"));
 }
 
 #[test]
@@ -204,6 +237,9 @@ fn the_example_config_shows_every_option_with_its_default() {
         "recovery",
         "records",
         "keys",
+        "key",
+        "key_file",
+        "failures",
         "connections",
         "connections_per_user",
         "rooms_per_connection",

@@ -11,29 +11,48 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, Request, Response, StatusCode, header},
     response::IntoResponse,
-    routing::any,
+    routing::{any, get},
 };
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, time::Instant};
 
-use super::Web;
-use crate::{config::ApiKey, protocol::Refusal};
+use super::{Peer, Web};
+use crate::{
+    config::{ApiKey, Config},
+    protocol::Refusal,
+};
 
+mod keys;
 mod methods;
+mod table;
+mod tail;
 mod wire;
+
+pub use self::keys::Guesses;
+pub(crate) use self::table::{About, METHODS, Method};
 
 /// Bytes of a request, or as many messages as these if that is more.
 const BODY_MAX: usize = 4 << 20;
 const MESSAGES: usize = 16;
 
+const IS_OFF: &str = "the server API is off; see `api.keys` in the config\n";
+
+/// What the log calls the lines about who has done what.
+const AUDIT: &str = "wayleave::audit";
+
 /// Commands in one batch, and how many of them run at once if they may.
 const BATCH_MAX: usize = 10_000;
 const AT_ONCE: usize = 64;
 
+type Answer = Result<Box<RawValue>, Refusal>;
+
 pub(super) fn routes() -> Routes<Web> {
-    Routes::new().route("/api/{method}", any(serve)).route("/api", any(serve_nothing))
+    Routes::new()
+        .route("/api/openapi.json", get(describe))
+        .route("/api/{method}", any(serve))
+        .route("/api", any(serve_nothing))
 }
 
 #[derive(Serialize)]
@@ -68,24 +87,6 @@ struct Batch<'a> {
     parallel: bool,
 }
 
-/// What a key is compared by: all keys, each in the same time whatever it has
-/// in common with the one that was sent.
-fn is_known(sent: &str, keys: &[ApiKey]) -> Option<usize> {
-    // Whatever the config holds: nothing sent opens nothing.
-    if sent.is_empty() {
-        return None;
-    }
-    let sent = blake3::hash(sent.as_bytes());
-    let mut found = None;
-    for (n, key) in keys.iter().enumerate() {
-        // Hashes compare in constant time, and none is passed over.
-        if sent == blake3::hash(key.key.expose().as_bytes()) {
-            found = Some(n);
-        }
-    }
-    found
-}
-
 fn sent_key(headers: &HeaderMap) -> Option<&str> {
     if let Some(key) = headers.get("x-api-key") {
         return key.to_str().ok();
@@ -109,28 +110,35 @@ fn refuse(status: StatusCode, refusal: &Refusal, message: &str) -> Response<Body
     json(status, text(&Reply::Error(WireError { message, ..refusal.into() })))
 }
 
+/// All methods as OpenAPI describes them; no secret, but only where there is
+/// something to call.
+const DESCRIPTION: &str = include_str!("../../docs/openapi.json");
+
+async fn describe(State(web): State<Web>) -> Response<Body> {
+    if web.router.generation().config.api.keys.is_empty() {
+        return (StatusCode::NOT_FOUND, IS_OFF).into_response();
+    }
+    json(StatusCode::OK, DESCRIPTION.to_owned())
+}
+
 async fn serve_nothing(web: State<Web>, request: Request<Body>) -> Response<Body> {
     serve(web, Path(String::new()), request).await
 }
 
 async fn serve(State(web): State<Web>, Path(method): Path<String>, request: Request<Body>) -> Response<Body> {
     let generation = web.router.generation();
-    let keys = &generation.config.api.keys;
-    if keys.is_empty() {
-        return (StatusCode::NOT_FOUND, "the server API is off; see `api.keys` in the config\n").into_response();
-    }
-    match sent_key(request.headers()).map(|sent| is_known(sent, keys)) {
-        Some(Some(n)) => tracing::trace!(key = keys[n].name, method, "server API"),
-        Some(None) | None => {
-            web.router.metrics.api_called("", Refusal::UNAUTHORIZED.code);
-            let message = "the header X-API-Key must hold one of the keys in `api.keys` of the config";
-            return refuse(StatusCode::UNAUTHORIZED, &Refusal::UNAUTHORIZED, message);
-        }
-    }
-    let Some(method) = methods::NAMES.iter().find(|name| **name == method) else {
-        let message = format!("there is no method `{method}`; there are {}", methods::NAMES.join(", "));
+    let caller = match admit(&web, &generation.config, &request) {
+        Ok(caller) => caller,
+        Err(refused) => return *refused,
+    };
+    let Some(method) = Method::named(&method) else {
+        let names: Vec<_> = METHODS.iter().map(|method| method.name).collect();
+        let message = format!("there is no method `{method}`; there are {}", names.join(", "));
         return refuse(StatusCode::NOT_FOUND, &Refusal::METHOD_NOT_FOUND, &message);
     };
+    if method.name == "tail" {
+        return tail::serve(&web, &caller, method, request).await;
+    }
     if request.method() != http::Method::POST {
         let message = "methods are called with POST and a JSON object as body";
         return refuse(StatusCode::METHOD_NOT_ALLOWED, &Refusal::BAD_REQUEST, message);
@@ -145,13 +153,13 @@ async fn serve(State(web): State<Web>, Path(method): Path<String>, request: Requ
         }
     };
     let body = if body.trim_ascii().is_empty() { b"{}".as_slice() } else { &body };
-    if *method == "batch" {
-        return match batch(&web, body).await {
+    if method.about == About::Others {
+        return match batch(&web, &caller, body).await {
             Ok(replies) => json(StatusCode::OK, replies),
             Err(refusal) => json(StatusCode::OK, text(&Reply::Error((&refusal).into()))),
         };
     }
-    let answer = run(&web, method, body).await;
+    let answer = run(&web, &caller, method, body).await;
     let reply = match &answer {
         Ok(result) => Reply::Result(result),
         Err(refusal) => Reply::Error(refusal.into()),
@@ -159,36 +167,82 @@ async fn serve(State(web): State<Web>, Path(method): Path<String>, request: Requ
     json(StatusCode::OK, text(&reply))
 }
 
-async fn run(web: &Web, method: &'static str, parameters: &[u8]) -> Result<Box<RawValue>, Refusal> {
-    // The methods' futures are large, and there are many.
-    let answer = Box::pin(methods::call(web, method, parameters)).await;
-    web.router.metrics.api_called(method, answer.as_ref().map_or_else(|refusal| refusal.code, |_| 0));
+/// Who calls.
+struct Caller {
+    key: ApiKey,
+    address: Option<IpAddr>,
+}
+
+/// Looks at the key before anything else; who has none learns nothing.
+fn admit(web: &Web, config: &Config, request: &Request<Body>) -> Result<Caller, Box<Response<Body>>> {
+    let (keys, rate, now) = (&config.api.keys, config.api.failures, Instant::now());
+    if keys.is_empty() {
+        return Err(Box::new((StatusCode::NOT_FOUND, IS_OFF).into_response()));
+    }
+    let address = request.extensions().get::<Peer>().map(|Peer(address)| address.ip());
+    if !web.guesses.may_try(address, rate, now) {
+        web.router.metrics.api_called("", Refusal::TOO_MANY_REQUESTS.code);
+        let message = "too many wrong keys have come from this address; see `api.failures` in the config";
+        return Err(Box::new(refuse(StatusCode::TOO_MANY_REQUESTS, &Refusal::TOO_MANY_REQUESTS, message)));
+    }
+    if let Some(n) = sent_key(request.headers()).and_then(|sent| keys::find(sent, keys)) {
+        web.guesses.succeeded(address, rate, now);
+        return Ok(Caller { key: keys[n].clone(), address });
+    }
+    if web.guesses.failed(address, rate, now) {
+        tracing::warn!(target: AUDIT, ?address, "too many wrong keys; none is looked at from there for a while");
+    }
+    web.router.metrics.api_called("", Refusal::UNAUTHORIZED.code);
+    let message = "the header X-API-Key must hold one of the keys in `api.keys` of the config";
+    Err(Box::new(refuse(StatusCode::UNAUTHORIZED, &Refusal::UNAUTHORIZED, message)))
+}
+
+async fn run(web: &Web, caller: &Caller, method: &'static Method, parameters: &[u8]) -> Answer {
+    let answer = match keys::check(&caller.key, method, parameters) {
+        // The methods' futures are large, and there are many.
+        Ok(()) => Box::pin(methods::call(web, &caller.key, method.name, parameters)).await,
+        Err(refusal) => Err(refusal),
+    };
+    let code = answer.as_ref().map_or_else(|refusal| refusal.code, |_| 0);
+    web.router.metrics.api_called(method.name, code);
+    if method.writes && tracing::enabled!(target: AUDIT, tracing::Level::INFO) {
+        audit(caller, method, &keys::subject(parameters), code);
+    }
     answer
 }
 
+/// Who has done what.
+fn audit(caller: &Caller, method: &Method, about: &str, code: u32) {
+    let Caller { key, address } = caller;
+    tracing::info!(target: AUDIT, key = key.name, method = method.name, about, code, ?address, "server API");
+}
+
 /// Commands together; their replies stand in their order.
-async fn batch(web: &Web, body: &[u8]) -> Result<String, Refusal> {
+async fn batch(web: &Web, caller: &Caller, body: &[u8]) -> Result<String, Refusal> {
+    if let Some(method) = Method::named("batch") {
+        keys::check(&caller.key, method, body)?;
+    }
     let Batch { commands, parallel } = wire::read(body)?;
     if commands.len() > BATCH_MAX {
         let reason = format!("limit exceeded: a batch has at most {BATCH_MAX} commands");
         return Err(Refusal { reason: reason.into(), ..Refusal::LIMIT_EXCEEDED });
     }
     let at_once = if parallel { AT_ONCE } else { 1 };
-    let all: Vec<_> = commands.into_iter().map(|command| one_of_batch(web, command)).collect();
+    let all: Vec<_> = commands.into_iter().map(|command| one_of_batch(web, caller, command)).collect();
     let replies: Vec<String> = futures_util::stream::iter(all).buffered(at_once).collect().await;
     Ok(format!(r#"{{"replies":[{}]}}"#, replies.join(",")))
 }
 
-async fn one_of_batch(web: &Web, command: BTreeMap<Cow<'_, str>, &RawValue>) -> String {
+async fn one_of_batch(web: &Web, caller: &Caller, command: BTreeMap<Cow<'_, str>, &RawValue>) -> String {
     let mut fields = command.into_iter();
     let (Some((name, parameters)), None) = (fields.next(), fields.next()) else {
         return error_reply(&Refusal::BAD_REQUEST);
     };
-    let Some(method) = methods::NAMES.iter().find(|known| **known == name && **known != "batch") else {
+    let Some(method) = Method::named(&name).filter(|method| !matches!(method.name, "batch" | "tail")) else {
         return error_reply(&Refusal::METHOD_NOT_FOUND);
     };
-    match run(web, method, parameters.get().as_bytes()).await {
-        Ok(result) => text(&BTreeMap::from([(method, result)])),
+    match run(web, caller, method, parameters.get().as_bytes()).await {
+        Ok(result) => text(&BTreeMap::from([(method.name, result)])),
         Err(refusal) => error_reply(&refusal),
     }
 }
@@ -200,24 +254,13 @@ fn error_reply(refusal: &Refusal) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     #[test]
-    fn any_of_the_keys_is_known_and_nothing_else() {
-        let config = "[api]\nkeys = [{ name = \"old\", key = \"0123456789abcdef\" }, { name = \"new\", key = \
-                      \"fedcba9876543210\" }]";
-        let config = Config::parse(config, std::path::Path::new("/"), &BTreeMap::new()).unwrap();
-        let known = |sent: &str| is_known(sent, &config.api.keys);
-        assert_eq!((known("0123456789abcdef"), known("fedcba9876543210")), (Some(0), Some(1)));
-        assert_eq!((known(""), known("0123456789abcde"), known("0123456789abcdef0")), (None, None, None));
-    }
-
-    #[test]
-    fn nothing_sent_opens_nothing() {
-        let text = "[api]\nkeys = [{ name = \"a\", key = \"0123456789abcdef\" }]";
-        let mut keys = Config::parse(text, std::path::Path::new("/"), &BTreeMap::new()).unwrap().api.keys;
-        keys[0].key = crate::config::Secret::default();
-        assert_eq!(is_known("", &keys), None);
+    fn each_method_is_described() {
+        let described: serde_json::Value = serde_json::from_str(DESCRIPTION).unwrap();
+        let paths: std::collections::BTreeSet<_> = described["paths"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(paths, METHODS.iter().map(|method| format!("/api/{}", method.name)).collect());
+        assert_eq!(described["info"]["version"], env!("CARGO_PKG_VERSION"));
     }
 
     #[test]

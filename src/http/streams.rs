@@ -126,7 +126,7 @@ async fn events(
 /// Begins a session whose stream is the response.
 fn stream(web: &Web, encoding: Encoding, kind: &'static str, first: Incoming, open: Arc<Open>) -> Response<Body> {
     let (body, session) = session::stream(encoding, first, Arc::clone(&web.router), web.stop.clone());
-    open.is_stream();
+    open.may_stay(true);
     web.tasks.spawn(async move {
         let _open = open;
         session.await;

@@ -117,7 +117,13 @@ impl Watcher {
                 () = tokio::time::sleep(LOOK) => {}
                 () = stop.cancelled() => return,
             }
-            if look(&files) == seen {
+            let now = look(&files);
+            // After a rollback other files may count, which have not changed.
+            let is_new = |(file, state): (&PathBuf, &_)| seen.get(file).is_some_and(|before| before != state);
+            let has_changed = if reloader.is_rolled_back() { now.iter().any(is_new) } else { now != seen };
+            if !has_changed {
+                // Also those that count only now: their next change is one.
+                seen.extend(now);
                 continue;
             }
             tokio::select! {
@@ -164,7 +170,8 @@ fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     let wanted = reloader.file().and_then(|file| Config::load(file).ok()).map(|config| config.plugins);
     let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
     let secret = generation.config.auth.jwt.as_ref().and_then(|jwt| jwt.secret_file.clone());
-    plugins.chain(secret).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
+    let keys = generation.config.api.keys.iter().filter_map(|key| key.file.clone());
+    plugins.chain(secret).chain(keys).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
 }
 
 fn absolute(path: &Path) -> PathBuf {

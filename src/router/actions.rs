@@ -125,6 +125,9 @@ impl Router {
         depth: u8,
         batch: &mut Batch<'_>,
     ) {
+        if self.is_tailed() {
+            self.tail_event(caller, event);
+        }
         for plugin in plugins {
             // A failure is logged and counted by the plugin; there is nothing
             // to refuse any more.

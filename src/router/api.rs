@@ -41,7 +41,7 @@ use crate::{
 const ACT_WITHIN: Duration = Duration::from_secs(3);
 
 /// How long all instances may take to compile their plugins anew.
-const RELOAD_WITHIN: Duration = Duration::from_secs(30);
+const WORK_WITHIN: Duration = Duration::from_secs(30);
 
 /// Keys of live rooms that are remembered without a cluster: those of twenty
 /// broadcasts to as many rooms as one may have.
@@ -98,15 +98,25 @@ pub struct Acted {
     pub missing: Vec<BootId>,
 }
 
-/// A reload that is under way: the generation in force afterwards, or why it
-/// failed.
+/// What an instance can be told to do with itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Load config and plugins anew; its number is the generation in force.
+    Reload,
+    /// Put the generation before in force again; the number is the new one's.
+    Rollback,
+    /// End in order; the number is of the connections that are to go.
+    Drain,
+}
+
+/// Such work that is under way: its number, or why it failed.
 pub type Reloading = Pin<Box<dyn Future<Output = Result<u64, String>> + Send>>;
 
 /// What the operations need beside the router.
 pub(super) struct Service {
     started: Instant,
-    /// Loads config and plugins anew.
-    reload: OnceLock<Box<dyn Fn() -> Reloading + Send + Sync>>,
+    /// Does what the instance is told to do with itself.
+    work: OnceLock<Box<dyn Fn(Work) -> Reloading + Send + Sync>>,
     /// Keys that were used in live rooms, without a cluster.
     used: Mutex<Keys<(String, String), ()>>,
 }
@@ -120,7 +130,7 @@ impl fmt::Debug for Service {
 impl Default for Service {
     fn default() -> Self {
         let used = Mutex::new(Keys::new(KEY_TTL, ONCE_MAX));
-        Self { started: Instant::now(), reload: OnceLock::new(), used }
+        Self { started: Instant::now(), work: OnceLock::new(), used }
     }
 }
 
@@ -377,29 +387,45 @@ impl Router {
         }
     }
 
-    /// Says how config and plugins are loaded anew; once.
-    pub fn reload_with(&self, reload: impl Fn() -> Reloading + Send + Sync + 'static) {
-        let _is_set = self.service.reload.set(Box::new(reload));
+    /// Says how the instance does what it is told to do with itself; once.
+    pub fn work_with(&self, work: impl Fn(Work) -> Reloading + Send + Sync + 'static) {
+        let _is_set = self.service.work.set(Box::new(work));
     }
 
-    /// Loads config and plugins anew on this instance.
+    /// Has this instance do something with itself.
     ///
     /// # Errors
-    /// Why the generation that runs stays.
-    pub async fn reload_here(&self) -> Result<u64, String> {
-        match self.service.reload.get() {
-            Some(reload) => reload().await,
-            None => Err("this instance cannot reload".to_owned()),
+    /// Why it could not. What runs stays as it is then.
+    pub async fn work_here(&self, work: Work) -> Result<u64, String> {
+        match self.service.work.get() {
+            Some(do_it) => do_it(work).await,
+            None => Err("this instance cannot do that".to_owned()),
         }
     }
 
-    /// Loads config and plugins anew on every instance.
+    /// Has every instance do something with itself.
     ///
     /// # Errors
     /// If too much is being asked at once.
-    pub async fn reload_everywhere(self: &Arc<Self>) -> Result<Gathered, Refusal> {
+    pub async fn work_everywhere(self: &Arc<Self>, work: Work) -> Result<Gathered, Refusal> {
         let reach = self.reach(&[Target::Everyone]).await;
-        self.ask(reach, Question::Reload, RELOAD_WITHIN).await
+        self.ask(reach, question(work), WORK_WITHIN).await
+    }
+
+    /// Has one instance do something with itself.
+    ///
+    /// # Errors
+    /// If too much is being asked at once.
+    pub async fn work_at(self: &Arc<Self>, instance: BootId, work: Work) -> Result<Gathered, Refusal> {
+        self.ask(self.only([instance]), question(work), WORK_WITHIN).await
+    }
+}
+
+fn question(work: Work) -> Question<'static> {
+    match work {
+        Work::Reload => Question::Reload,
+        Work::Rollback => Question::Rollback,
+        Work::Drain => Question::Drain,
     }
 }
 

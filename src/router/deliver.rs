@@ -110,6 +110,9 @@ impl Router {
         let push = Push::Publication(Message { room, payload: payload.borrowed(), sender, tags, offset: 0 });
         let delivered = self.hub.deliver_room(room, &Broadcast::new(push), &mut Seen::default(), batch);
         self.metrics.delivered(delivered.queued, delivered.dropped);
+        if self.is_tailed() {
+            self.tail_room(room, sender, payload, 0);
+        }
         if let Some(cluster) = &self.cluster {
             cluster.to_room_counted(room, |stream, n| publication(room, stream, n, payload, sender, tags));
         }
@@ -133,9 +136,12 @@ impl Router {
         let Some(cluster) = &self.cluster else {
             let frame = Bytes::from(Frame { origin: self.boot, body }.encode());
             let appended = self.memory.append(room, frame, keep, key, Instant::now(), |position| {
-                let (payload, offset) = (payload.borrowed(), position.offset);
-                let push = Push::Publication(Message { room, payload, sender, tags, offset });
+                let offset = position.offset;
+                let push = Push::Publication(Message { room, payload: payload.borrowed(), sender, tags, offset });
                 let placed = self.hub.deliver_at(room, position, &Broadcast::new(push), batch);
+                if self.is_tailed() {
+                    self.tail_room(room, sender, payload, position.offset);
+                }
                 match placed {
                     Placed::Delivered(delivered) => self.metrics.delivered(delivered.queued, delivered.dropped),
                     Placed::Gap => self.repair(room),
@@ -255,7 +261,7 @@ impl Router {
         tags: &[Tag<'_>],
         batch: &mut Batch<'_>,
     ) -> Delivered {
-        let payload = payload.borrowed();
+        let body = payload.borrowed();
         let several = delivery.to.len() > 1 || matches!(delivery.to.first(), Some(Target::Pattern(_)));
         let mut seen = if several { Seen::tracking() } else { Seen::default() };
         for target in &delivery.except {
@@ -266,10 +272,13 @@ impl Router {
         let is_kept = |room: &str| {
             delivery.except.is_empty() && generation.room(room).is_some_and(|(entry, _)| entry.history.is_some())
         };
+        if self.is_tailed() {
+            self.tail_delivery(generation, &delivery.to, sender, payload, is_kept);
+        }
         let mut delivered = Delivered::default();
         for target in &delivery.to {
             let to_room = |room: &str, seen: &mut Seen, batch: &mut Batch<'_>| {
-                let push = Push::Publication(Message { room, payload, sender, tags, offset: 0 });
+                let push = Push::Publication(Message { room, payload: body, sender, tags, offset: 0 });
                 self.hub.deliver_room(room, &Broadcast::new(push), seen, batch)
             };
             delivered += match target {
@@ -289,11 +298,11 @@ impl Router {
                 },
                 Target::User(user) if generation.config.server.personal_rooms => {
                     let room = format!("user:{user}");
-                    let push = Push::Publication(Message { room: &room, payload, sender, tags, offset: 0 });
+                    let push = Push::Publication(Message { room: &room, payload: body, sender, tags, offset: 0 });
                     self.hub.deliver_each(&self.hub.connections_of(user), &Broadcast::new(push), &mut seen, batch)
                 }
                 target @ (Target::User(_) | Target::Connection(_) | Target::Everyone) => {
-                    let broadcast = Broadcast::new(Push::Message(payload));
+                    let broadcast = Broadcast::new(Push::Message(body));
                     self.hub.deliver_each(&self.resolve(target), &broadcast, &mut seen, batch)
                 }
             };

@@ -234,6 +234,8 @@ impl Router {
             "num_clients": self.hub.n_connections(),
             "num_users": self.hub.n_users(),
             "num_channels": self.hub.n_rooms(),
+            "messages": self.metrics.published.get(),
+            "deliveries": self.metrics.deliveries.get(),
             "generation": generation.number,
             "uptime": self.uptime().as_secs(),
             "plugins": generation.hashes(),
@@ -253,6 +255,9 @@ impl Router {
         let delivered =
             self.hub.deliver_room(&publication.room, &Broadcast::new(push), &mut Seen::default(), &mut batch);
         self.metrics.delivered(delivered.queued, delivered.dropped);
+        if self.is_tailed() {
+            self.tail_room(&publication.room, sender.as_ref(), &publication.payload.clone().into_payload(), 0);
+        }
     }
 
     fn on_kept(self: &Arc<Self>, publication: &Publication<'_>, position: &Position) {
@@ -265,7 +270,13 @@ impl Router {
             offset: position.offset,
         });
         let mut batch = Batch::new(&self.flusher);
-        match self.hub.deliver_at(&publication.room, position, &Broadcast::new(push), &mut batch) {
+        let placed = self.hub.deliver_at(&publication.room, position, &Broadcast::new(push), &mut batch);
+        // What was there before has been told before.
+        if self.is_tailed() && !matches!(placed, Placed::Before) {
+            let payload = publication.payload.clone().into_payload();
+            self.tail_room(&publication.room, sender.as_ref(), &payload, position.offset);
+        }
+        match placed {
             Placed::Delivered(delivered) => self.metrics.delivered(delivered.queued, delivered.dropped),
             Placed::Gap => self.repair(&publication.room),
             Placed::Before | Placed::Nobody => {}

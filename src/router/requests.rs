@@ -24,7 +24,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Router, is_personal, join::Placing};
+use super::{Router, api::Work, is_personal, join::Placing};
 use crate::{
     cluster::{
         BusError, Cluster,
@@ -356,16 +356,21 @@ impl Router {
                     Report { answers: vec![answer], is_cut: false }
                 });
             }
-            Question::Reload => {
-                self.report_later(origin, id, async move {
-                    let answer = match router.reload_here().await {
-                        Ok(generation) => ("generation".to_owned(), generation.to_string()),
-                        Err(reason) => ("error".to_owned(), serde_json::Value::from(reason).to_string()),
-                    };
-                    Report { answers: vec![answer], is_cut: false }
-                });
-            }
+            Question::Reload => self.report_work(origin, id, Work::Reload, "generation"),
+            Question::Rollback => self.report_work(origin, id, Work::Rollback, "generation"),
+            Question::Drain => self.report_work(origin, id, Work::Drain, "connections"),
         }
+    }
+
+    fn report_work(self: &Arc<Self>, origin: BootId, id: u64, work: Work, about: &'static str) {
+        let router = Arc::clone(self);
+        self.report_later(origin, id, async move {
+            let answer = match router.work_here(work).await {
+                Ok(number) => (about.to_owned(), number.to_string()),
+                Err(reason) => ("error".to_owned(), serde_json::Value::from(reason).to_string()),
+            };
+            Report { answers: vec![answer], is_cut: false }
+        });
     }
 
     fn report_later(self: &Arc<Self>, origin: BootId, id: u64, work: impl Future<Output = Report> + Send + 'static) {

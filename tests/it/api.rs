@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-const KEY: &str = "a-key-of-the-tests";
+pub const KEY: &str = "a-key-of-the-tests";
 
 /// Two keys, as while one is being replaced.
-const API: &str = "[api]\nkeys = [{ name = \"old\", key = \"another-key-of-tests\" }, { name = \"backend\", key = \
+pub const API: &str = "[api]\nkeys = [{ name = \"old\", key = \"another-key-of-tests\" }, { name = \"backend\", key = \
                    \"a-key-of-the-tests\" }]\n";
 
 /// One request by hand on a connection of its own.
-async fn exchange(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
+pub async fn exchange(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
     let request =
         format!("{head}\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let exchange = async {
@@ -44,7 +44,7 @@ async fn exchange(address: SocketAddr, head: &str, body: &str) -> (u16, String) 
 }
 
 /// Calls a method with a good key.
-async fn call(address: SocketAddr, method: &str, parameters: Value) -> Value {
+pub async fn call(address: SocketAddr, method: &str, parameters: Value) -> Value {
     let head = format!("POST /api/{method} HTTP/1.1\r\nX-API-Key: {KEY}");
     let (status, body) = exchange(address, &head, &parameters.to_string()).await;
     assert_eq!(status, 200, "{method}: {body}");
@@ -68,7 +68,7 @@ pub async fn error(address: SocketAddr, method: &str, parameters: Value) -> u64 
     reply["error"]["code"].as_u64().unwrap_or_else(|| panic!("{method}: {reply}"))
 }
 
-fn address(gateway: &TestGateway) -> SocketAddr {
+pub fn address(gateway: &TestGateway) -> SocketAddr {
     gateway.gateway.address()
 }
 
@@ -111,6 +111,84 @@ async fn keys_open_it_and_nothing_else_does() {
     let off = TestGateway::start(ROOMS).await;
     let head = format!("POST /api/info HTTP/1.1\r\nX-API-Key: {KEY}");
     assert_eq!(exchange(address(&off), &head, "{}").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_key_may_be_for_some_methods_and_rooms_only() {
+    let keys = "[api]\nkeys = [{ name = \"all\", key = \"a-key-of-the-tests\" }, { name = \"tenant\", key = \
+                \"the key of a tenant\", rooms = [\"plain:a*\"] }, { name = \"news\", key = \"the key of the news\", methods \
+                = [\"publish\", \"batch\"] }]\n";
+    let gateway = TestGateway::start(&format!("{keys}{ROOMS}")).await;
+    let at = address(&gateway);
+    let code = async |key: &str, method: &str, parameters: Value| {
+        let head = format!("POST /api/{method} HTTP/1.1\r\nX-API-Key: {key}");
+        let (status, body) = exchange(at, &head, &parameters.to_string()).await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()
+    };
+    let publish = |room: &str| json!({ "channel": room, "data": 1 });
+    let (tenant, news) = ("the key of a tenant", "the key of the news");
+    let mut client = gateway.client().await;
+    for room in ["plain:a1", "plain:b1"] {
+        client.join(room).await;
+    }
+    assert_eq!(code(tenant, "publish", publish("plain:a1")).await, json!({ "result": {} }));
+    assert_eq!(client.heard("plain:a1").await, json!(1));
+    assert_eq!(code(tenant, "publish", publish("plain:b1")).await["error"]["code"], 103);
+    assert_eq!(code(tenant, "send", json!({ "to": ["everyone"], "data": 1 })).await["error"]["code"], 103);
+    assert_eq!(code(tenant, "disconnect", json!({ "client": client.id })).await["error"]["code"], 103);
+    let listed = code(tenant, "channels", json!({})).await["result"]["channels"].take();
+    assert_eq!(listed, json!({ "plain:a1": { "num_clients": 1 } }), "others' rooms are left out");
+
+    assert_eq!(code(news, "publish", publish("plain:b1")).await, json!({ "result": {} }));
+    assert_eq!(client.heard("plain:b1").await, json!(1));
+    let refused = code(news, "history", json!({ "channel": "kept:1" })).await;
+    assert_eq!(refused["error"]["message"], "permission denied: the key `news` is not for the method `history`");
+    let commands = json!([{ "publish": publish("plain:b1") }, { "info": {} }]);
+    let replies = code(news, "batch", json!({ "commands": commands })).await["replies"].take();
+    assert_eq!((&replies[0], &replies[1]["error"]["code"]), (&json!({ "publish": {} }), &json!(103)), "{replies}");
+    assert_eq!(client.heard("plain:b1").await, json!(1));
+    client.heard_nothing().await;
+}
+
+#[tokio::test]
+async fn an_address_that_guesses_is_not_listened_to_for_a_while() {
+    let config = format!("{API}failures = \"3/1h\"\n{ROOMS}");
+    let gateway = TestGateway::start(&config).await;
+    let at = address(&gateway);
+    let status = async |key: &str| exchange(at, &format!("POST /api/info HTTP/1.1\r\nX-API-Key: {key}"), "").await.0;
+    for _ in 0..3 {
+        assert_eq!(status("wrong").await, 401);
+    }
+    assert_eq!((status("wrong").await, status(KEY).await), (429, 429), "not even the good one is looked at");
+
+    let gateway = TestGateway::start(&config).await;
+    let at = address(&gateway);
+    let status = async |key: &str| exchange(at, &format!("POST /api/info HTTP/1.1\r\nX-API-Key: {key}"), "").await.0;
+    assert_eq!(status(KEY).await, 200);
+    for _ in 0..9 {
+        assert_eq!(status("wrong").await, 401);
+    }
+    assert_eq!(status(KEY).await, 200, "nobody locks a backend out that shares its address");
+}
+
+#[tokio::test]
+async fn the_log_names_the_key_of_whoever_changes_something() {
+    let gateway = Instance::start(&format!("{API}{ROOMS}"), None, "logs").await;
+    let hostile = "plain:\u{1b}[31m\nred";
+    assert_eq!(error(gateway.addr(), "publish", json!({ "channel": hostile, "data": "a canary" })).await, 107);
+    result(gateway.addr(), "publish", json!({ "channel": "plain:\"1\"", "data": "a canary" })).await;
+    result(gateway.addr(), "info", json!({})).await;
+    assert_eq!(error(gateway.addr(), "disconnect", json!({ "user": "" })).await, 107);
+    eventually("it stands in the log", || gateway.log().contains("method=\"disconnect\"")).await;
+    let log = gateway.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("wayleave::audit")).collect();
+    assert_eq!(lines.len(), 3, "one for each that writes: {log}");
+    for part in ["key=\"backend\"", "method=\"publish\"", "about=\"plain:\\\"1\\\"\"", "code=0", "127.0.0.1"] {
+        assert!(lines[1].contains(part), "{part} in {}", lines[1]);
+    }
+    assert!(lines[0].contains("code=107") && lines[2].contains("code=107"), "{log}");
+    assert!(!log.contains("canary") && !log.contains("a-key-of") && !log.contains('\u{1b}'), "{log}");
 }
 
 #[tokio::test]

@@ -238,7 +238,11 @@ async fn f11_a_thousand_that_do_not_read_delay_nobody() {
         }
         highest = highest.max(gateway.resident_bytes());
     }
-    println!("f11: at most {} KiB more, {} each; the slowest message took {worst:?}", (highest - before) >> 10, (highest - before) / N as u64);
+    println!(
+        "f11: at most {} KiB more, {} each; the slowest message took {worst:?}",
+        (highest - before) >> 10,
+        (highest - before) / N as u64
+    );
     assert!(highest - before < (N as u64) * (64 << 10), "{} bytes", highest - before);
     assert!(worst < Duration::from_secs(1), "{worst:?}");
     until("they are closed", async || gateway.metric("wayleave_sockets").await <= 2.0).await;

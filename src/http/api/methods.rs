@@ -11,44 +11,18 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Web, WireError,
+    Answer, Web, WireError,
     wire::{self, Stated, bad, read, required},
 };
 use crate::{
     cluster::envelope::What,
-    config::Target,
+    config::{ApiKey, Target},
     id::{BootId, ConnectionId},
+    metrics::HookCalls,
     protocol::{Close, MemberInfo, Refusal, Seen, centrifuge::WireInfo as Info},
     room::{Position, records::Edit},
-    router::{Act, Acted, Gathered, InstanceReport, Known, Message, records::to_json},
+    router::{Act, Acted, Gathered, InstanceReport, Known, Message, Work, records::to_json},
 };
-
-/// All methods.
-pub(super) const NAMES: &[&str] = &[
-    "publish",
-    "broadcast",
-    "subscribe",
-    "unsubscribe",
-    "disconnect",
-    "refresh",
-    "presence",
-    "presence_stats",
-    "history",
-    "history_remove",
-    "channels",
-    "info",
-    "rpc",
-    "batch",
-    "connections",
-    "users",
-    "instances",
-    "send",
-    "requests",
-    "members",
-    "records",
-    "record",
-    "reload",
-];
 
 /// Rooms of one broadcast.
 const CHANNELS_MAX: usize = 10_000;
@@ -68,10 +42,9 @@ const PAGE_MAX: usize = 1_000;
 const WITHIN: Duration = Duration::from_secs(5);
 const WITHIN_MAX: Duration = Duration::from_secs(30);
 
-type Answer = Result<Box<RawValue>, Refusal>;
-
-/// Calls one of [`NAMES`] but `batch`.
-pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
+/// Calls one of the [`METHODS`](super::METHODS) but `batch`, for whom has this
+/// key.
+pub(super) async fn call(web: &Web, key: &ApiKey, method: &str, parameters: &[u8]) -> Answer {
     match method {
         "publish" => publish(web, parameters).await,
         "broadcast" => broadcast(web, parameters).await,
@@ -83,7 +56,7 @@ pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
         "presence_stats" => presence_stats(web, parameters).await,
         "history" => history(web, parameters).await,
         "history_remove" => history_remove(web, parameters).await,
-        "channels" => channels(web, parameters).await,
+        "channels" => channels(web, key, parameters).await,
         "info" => info(web, parameters).await,
         "rpc" => rpc(web, parameters).await,
         "connections" => connections(web, parameters).await,
@@ -94,7 +67,10 @@ pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
         "members" => members(web, parameters).await,
         "records" => records(web, parameters).await,
         "record" => record(web, parameters).await,
-        "reload" => reload(web, parameters).await,
+        "plugins" => plugins(web, parameters),
+        "reload" => work(web, parameters, Work::Reload).await,
+        "rollback" => work(web, parameters, Work::Rollback).await,
+        "drain" => drain(web, parameters).await,
         _ => Err(Refusal::METHOD_NOT_FOUND),
     }
 }
@@ -302,10 +278,12 @@ async fn record(web: &Web, parameters: &[u8]) -> Answer {
     ok(edited.to_json())
 }
 
-async fn channels(web: &Web, parameters: &[u8]) -> Answer {
+async fn channels(web: &Web, key: &ApiKey, parameters: &[u8]) -> Answer {
     let wire: wire::Channels<'_> = read(parameters)?;
     let Known { value, is_stale } = web.router.rooms(wire.pattern.as_deref().unwrap_or_default()).await?;
-    let channels: BTreeMap<_, _> = value.iter().map(|(room, n)| (room.as_str(), json!({ "num_clients": n }))).collect();
+    let is_shown = |room: &str| key.rooms.as_ref().is_none_or(|all| all.iter().any(|pattern| pattern.matches(room)));
+    let shown = value.iter().filter(|(room, _)| is_shown(room));
+    let channels: BTreeMap<_, _> = shown.map(|(room, n)| (room.as_str(), json!({ "num_clients": n }))).collect();
     stated(BTreeMap::from([("channels", channels)]), is_stale)
 }
 
@@ -444,10 +422,7 @@ async fn connections(web: &Web, parameters: &[u8]) -> Answer {
     }
     let instance = match wire.instance.as_deref() {
         None => None,
-        Some(name) => {
-            let found = web.router.instance_named(name).await;
-            Some(found.ok_or_else(|| bad(format!("there is no instance `{name}`; see the method `instances`")))?)
-        }
+        Some(name) => Some(instance_named(web, name).await?),
     };
     let user = wire.user.as_deref().filter(|user| !user.is_empty());
     let Known { value, is_stale } = web.router.connections(user, instance, cursor, page(wire.limit)).await?;
@@ -483,13 +458,67 @@ async fn members(web: &Web, parameters: &[u8]) -> Answer {
     stated(Result { members, next: value.next }, is_stale)
 }
 
-async fn reload(web: &Web, parameters: &[u8]) -> Answer {
+async fn work(web: &Web, parameters: &[u8], work: Work) -> Answer {
     let wire: wire::Reload = read(parameters)?;
     if wire.all {
-        return by_instance(web, web.router.reload_everywhere().await?).await;
+        return by_instance(web, web.router.work_everywhere(work).await?).await;
     }
-    match web.router.reload_here().await {
+    match web.router.work_here(work).await {
         Ok(generation) => ok(json!({ "generation": generation })),
         Err(reason) => Err(Refusal { reason: reason.into(), temporary: false, ..Refusal::INTERNAL }),
     }
+}
+
+async fn drain(web: &Web, parameters: &[u8]) -> Answer {
+    let wire: wire::Drain<'_> = read(parameters)?;
+    let instance = match wire.instance.as_deref() {
+        None => web.router.boot,
+        Some(name) => instance_named(web, name).await?,
+    };
+    by_instance(web, web.router.work_at(instance, Work::Drain).await?).await
+}
+
+async fn instance_named(web: &Web, name: &str) -> Result<BootId, Refusal> {
+    let found = web.router.instance_named(name).await;
+    found.ok_or_else(|| bad(format!("there is no instance `{name}`; see the method `instances`")))
+}
+
+/// What is live here, and how it does.
+fn plugins(web: &Web, parameters: &[u8]) -> Answer {
+    let _: wire::Nothing = read(parameters)?;
+    let status = web.reloader.status().borrow().clone();
+    let calls = web.router.metrics.hook_calls();
+    let micros = |seconds: f64| (seconds * 1e7).round() / 10.0;
+    let show = |calls: &HookCalls| {
+        json!({
+            "count": calls.count,
+            "mean_us": micros(calls.seconds / calls.count.max(1) as f64),
+            "p50_us": calls.within(0.5).map(micros),
+            "p99_us": calls.within(0.99).map(micros),
+            "failures": calls.failures,
+        })
+    };
+    let plugins: Vec<Value> = status
+        .plugins
+        .iter()
+        .map(|plugin| {
+            let own = calls.iter().filter(|calls| calls.plugin == plugin.name);
+            let by_hook: BTreeMap<&str, Value> = own.map(|calls| (&*calls.hook, show(calls))).collect();
+            json!({
+                "name": plugin.name,
+                "generation": plugin.generation,
+                "hash": plugin.hash,
+                "hooks": plugin.hooks,
+                "calls": by_hook,
+            })
+        })
+        .collect();
+    ok(json!({
+        "instance": web.router.instance,
+        "generation": status.generation,
+        "plugins": plugins,
+        "error": status.error,
+        "can_roll_back": web.reloader.can_roll_back(),
+        "is_rolled_back": web.reloader.is_rolled_back(),
+    }))
 }

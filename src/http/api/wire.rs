@@ -267,6 +267,13 @@ pub(super) struct Reload {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drain<'a> {
+    #[serde(borrow, default)]
+    pub(super) instance: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Nothing {}
 
 /// A message from a room's history.

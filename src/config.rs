@@ -7,6 +7,7 @@
 
 mod bus;
 mod pattern;
+mod rates;
 mod read;
 mod rooms;
 mod sections;
@@ -23,14 +24,15 @@ use toml::de::DeTable;
 use self::read::{Document, Table};
 pub use self::{
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
+    rates::{Level, Network, RateConfig, RateOf},
     read::Mistake,
     rooms::{
         Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, SlowConfig,
         SlowPolicy, Target, Template,
     },
     sections::{
-        ApiConfig, ApiKey, AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
-        ServerConfig, UserLimit,
+        ApiConfig, ApiKey, AuthConfig, DrainConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown,
+        Secret, ServerConfig, UserLimit,
     },
     value::{JoinLeave, Rate, Recovery},
 };
@@ -55,8 +57,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
-    /// How long an orderly end may take.
-    pub drain_timeout: std::time::Duration,
+    /// The orderly end.
+    pub drain: DrainConfig,
     /// Rooms by pattern; the first entry that matches counts.
     pub rooms: Vec<RoomConfig>,
     /// Routing rules that need no code.
@@ -143,9 +145,7 @@ impl Config {
         let limits = Limits::read(root.section("limits"));
         let metrics = MetricsConfig::read(root.section("metrics"));
         let log = LogConfig::read(root.section("log"));
-        let drain = root.section("drain");
-        let drain_timeout = drain.duration("timeout", secs(10), secs(0)..=secs(3600));
-        drain.finish();
+        let drain = DrainConfig::read(root.section("drain"));
         let plugins = rooms::read_plugins(root, folder);
         let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();
         rooms::check_names(&names, &auth.plugins, |text| root.section("auth").wrong("plugins", text));
@@ -187,7 +187,7 @@ impl Config {
             root.section("limits").wrong("outbox", text);
         }
         root.report_unknown();
-        Some(Self { server, bus, cluster, api, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
+        Some(Self { server, bus, cluster, api, auth, limits, metrics, log, drain, rooms, routes, plugins })
     }
 
     /// The entry that counts for a room; None: there is no such room.

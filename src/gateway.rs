@@ -3,15 +3,15 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cluster::{Cluster, Receiver},
-    config::{BusConfig, Config},
+    config::{BusConfig, Config, DrainConfig},
     generation::Generation,
     http::{self, Web},
-    hub::Hub,
+    hub::{Connection, Hub},
     id::BootId,
     metrics::Metrics,
     plugin::{Lookup, MemoryStore, PluginHost, kv::KvStore},
@@ -22,6 +22,34 @@ use crate::{
     },
     session::flusher::Flusher,
 };
+
+/// How often some connections are closed in a drain.
+const PACE: Duration = Duration::from_millis(10);
+
+/// So many a second are closed at least.
+const PACED_MIN: u32 = 200;
+
+/// How many of those that are left are named.
+const NAMED: usize = 20;
+
+/// What was left at the end of a drain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Connections.
+    pub connections: usize,
+    /// Some of them, with their users.
+    pub named: Vec<String>,
+    /// Tasks, those of the connections among them.
+    pub tasks: usize,
+}
+
+impl Left {
+    fn of(gateway: &Gateway) -> Self {
+        let all = gateway.router.hub.all_connections();
+        let name = |connection: &Arc<Connection>| format!("{} of {:?}", connection.id_text, connection.user);
+        Self { connections: all.len(), named: all.iter().take(NAMED).map(name).collect(), tasks: gateway.tasks.len() }
+    }
+}
 
 /// A running gateway. Dropping it without a drain leaves its tasks to the
 /// runtime.
@@ -128,7 +156,9 @@ impl Gateway {
             tasks: tasks.clone(),
             stop: stop.clone(),
             guesses: Arc::default(),
+            admission: Arc::default(),
         };
+        tasks.spawn(Arc::clone(&web.admission).watch(Arc::clone(&router), stop.clone()));
         tasks.spawn(http::serve(listener, server.header_timeout, web));
         Ok(Self { address, router, reloader, tasks, stop, end, drain_asked })
     }
@@ -158,21 +188,24 @@ impl Gateway {
         &self.router
     }
 
-    /// Ends it in order: takes nobody in, closes everybody with "shutdown",
-    /// and waits. Err: how many connections were left at the deadline.
+    /// Ends it in order: says that it is not ready, takes nobody in, closes
+    /// everybody with "shutdown", some at a time, and waits.
     ///
     /// # Errors
-    /// If the deadline came first.
-    pub async fn drain(self, timeout: Duration) -> Result<(), usize> {
-        self.stop.cancel();
-        self.tasks.close();
+    /// If the deadline came first: what was left.
+    pub async fn drain(self, how: DrainConfig) -> Result<(), Left> {
+        self.router.retire();
         let sessions_end = async {
-            // Somebody may become somebody while we go through them.
+            tokio::time::sleep(how.delay).await;
+            self.stop.cancel();
+            self.tasks.close();
+            self.close_paced(how.spread).await;
+            // Somebody may have become somebody while we went through them.
             while self.router.hub.n_connections() > 0 || self.router.metrics.sockets.get() > 0 {
                 for connection in self.router.hub.all_connections() {
                     connection.outbox.close(Close::SHUTDOWN);
                 }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(PACE).await;
             }
             if let Some(cluster) = &self.router.cluster {
                 // Leaves are written before the goodbye.
@@ -183,8 +216,27 @@ impl Gateway {
             self.end.cancel();
             self.tasks.wait().await;
         };
-        let in_time = tokio::time::timeout(timeout, sessions_end).await;
+        let in_time = tokio::time::timeout(how.timeout, sessions_end).await;
+        self.stop.cancel();
         self.end.cancel();
-        in_time.map_err(|_| self.router.hub.n_connections())
+        in_time.map_err(|_| Left::of(&self))
+    }
+
+    /// Closes the connections one after the other, as evenly as they go into
+    /// `spread`.
+    async fn close_paced(&self, spread: Duration) {
+        let all = self.router.hub.all_connections();
+        let spread = spread.min(Duration::from_secs(all.len() as u64) / PACED_MIN);
+        let began = Instant::now();
+        let mut closed = 0;
+        let mut ticks = tokio::time::interval(PACE);
+        while closed < all.len() {
+            ticks.tick().await;
+            let share = if spread.is_zero() { 1.0 } else { began.elapsed().as_secs_f64() / spread.as_secs_f64() };
+            // The first goes at once.
+            let due = ((all.len() as f64 * share) as usize + 1).min(all.len());
+            all[closed..due].iter().for_each(|connection| connection.outbox.close(Close::SHUTDOWN));
+            closed = due.max(closed);
+        }
     }
 }

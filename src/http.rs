@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,7 +14,7 @@ use axum::{
     Router as Routes,
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, Request, Response, StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
@@ -26,12 +26,15 @@ use tower_service::Service;
 
 use crate::{protocol::Encoding, reload::Reloader, router::Router, session};
 
+mod admission;
 mod api;
 mod pages;
 mod streams;
 
-pub use self::api::Guesses;
 pub(crate) use self::api::{About, METHODS, Method};
+pub use self::{admission::Admission, api::Guesses};
+
+use self::admission::{Admitted, Full, client_address};
 
 /// The head of a request, in bytes. Browsers send far less.
 const HEAD_MAX: usize = 16 << 10;
@@ -45,6 +48,10 @@ const HTTP_MAX: Duration = Duration::from_secs(60);
 
 /// How long the last answer may take once the instance ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
+
+/// Sockets beyond `limits.connections`, for what is no client and for those
+/// who are told that it is full.
+const SPARE: usize = 256;
 
 /// How long the accept loop rests when the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -60,6 +67,8 @@ pub struct Web {
     pub tasks: TaskTracker,
     /// Begins the end.
     pub stop: CancellationToken,
+    /// Who may come in.
+    pub admission: Arc<Admission>,
     /// Addresses that try keys of the server API.
     pub guesses: Arc<Guesses>,
 }
@@ -123,7 +132,8 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
             }
         };
         let guard = Arc::new(Open { all: Arc::clone(&open), stays: AtomicBool::new(false) });
-        if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections {
+        // Clients are told why they are not let in, and operators still see.
+        if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections + SPARE {
             web.router.metrics.turned_away.inc();
             continue;
         }
@@ -194,9 +204,11 @@ fn routes(web: Web) -> Routes {
 
 /// Whether a load balancer should send clients here.
 async fn ready(State(web): State<Web>) -> Response<Body> {
-    let trouble = web.router.cluster.as_ref().and_then(|cluster| cluster.trouble());
+    let limits = &web.router.generation().config.limits;
+    let full = web.admission.trouble(limits).map(str::to_owned);
+    let trouble = web.router.cluster.as_ref().and_then(|cluster| cluster.trouble()).or(full);
     match trouble {
-        _ if web.stop.is_cancelled() => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
+        _ if web.router.is_retired() => (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response(),
         Some(trouble) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {trouble}\n")).into_response(),
         None => "ready\n".into_response(),
     }
@@ -218,6 +230,10 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
         let text = "this origin may not connect; see `server.allowed_origins` in the config\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
+    let (admitted, address) = match admit(&web, request.headers(), request.extensions()) {
+        Ok(admitted) => admitted,
+        Err(full) => return full.into_response(),
+    };
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.version_mut() = request.version();
@@ -240,13 +256,25 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
     let on_upgrade: OnUpgrade = hyper::upgrade::on(&mut request);
     let guard = request.extensions_mut().remove::<Arc<Open>>();
     web.tasks.spawn(async move {
-        let _open = guard;
+        let _open = (guard, admitted);
         let Ok(upgraded) = on_upgrade.await else { return };
         // We accepted it as this, so it is this.
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
-        session::run(parts.io.into_inner(), encoding, parts.read_buf, web.router, web.stop).await;
+        session::run(parts.io.into_inner(), encoding, address, parts.read_buf, web.router, web.stop).await;
     });
     response
+}
+
+/// Lets a client in, or says why not; and from where it comes.
+fn admit(web: &Web, headers: &HeaderMap, of: &Extensions) -> Result<(Admitted, IpAddr), Full> {
+    let generation = web.router.generation();
+    let Peer(peer) = *of.get().expect("each request is given who has connected");
+    let address = client_address(peer.ip(), headers, &generation.config.server.trusted_proxies);
+    let admitted = web.admission.admit(&generation.config.limits, address);
+    if admitted.is_err() {
+        web.router.metrics.turned_away.inc();
+    }
+    Ok((admitted?, address))
 }
 
 /// The encoding that a client wants, and what is said about that: the first

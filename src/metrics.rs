@@ -137,7 +137,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("wayleave");
         let m = &metrics;
         registry.register("accepted", "TCP connections taken in", m.accepted.clone());
-        registry.register("turned_away", "TCP connections turned away at limits.connections", m.turned_away.clone());
+        registry.register("turned_away", "Clients turned away by limits of connections, rate, memory or lag", m.turned_away.clone());
         registry.register("sockets", "Open WebSockets, identified or not", m.sockets.clone());
         registry.register("connections", "Identified connections", m.connections.clone());
         registry.register("users", "Users with a connection", m.users.clone());

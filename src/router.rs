@@ -4,7 +4,14 @@
 //! asks the hooks of one generation, and performs what they answered. It knows
 //! no socket and no wire: frames go through the hub into outboxes.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -13,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cluster::Cluster,
-    config::{HistoryConfig, JoinLeave, PublishRight, RoomConfig, Target, Template},
+    config::{HistoryConfig, JoinLeave, Level, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
     id::{self, BootId, MessageId, MessageIds},
@@ -52,6 +59,7 @@ pub use self::{
     connect::{Newcomer, NotConnected},
     deliver::HubLookup,
     inbound::{Inbound, PassedIn},
+    limits::too_often,
     queries::{ConnectionsPage, InstanceReport, Known, MembersList},
     remote::Remote,
     requests::{Gathered, Given},
@@ -126,6 +134,9 @@ pub struct Router {
     pub stop: CancellationToken,
     /// What is asked of clients and instances.
     questions: requests::Questions,
+    is_retired: AtomicBool,
+    /// How often clients of an address have asked for what.
+    by_address: Mutex<HashMap<(IpAddr, usize), Level>>,
     /// Clients here that have no socket of their own.
     pub inbound: Inbound,
     /// What the server API needs beside.
@@ -200,6 +211,8 @@ impl Router {
             tasks,
             stop,
             questions: requests::Questions::default(),
+            is_retired: AtomicBool::new(false),
+            by_address: Mutex::default(),
             inbound: Inbound::default(),
             service: api::Service::default(),
             tails: tail::Tails::default(),
@@ -210,6 +223,17 @@ impl Router {
     #[must_use]
     pub fn generation(&self) -> Arc<Generation> {
         self.generation.load_full()
+    }
+
+    /// This instance is about to end: whoever chooses should choose another.
+    pub fn retire(&self) {
+        self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// True after [`retire`](Self::retire).
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
     }
 
     /// Puts the next generation in force; what is under way ends with the one

@@ -5,6 +5,7 @@
 //! of others go into that outbox without this task having to run.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -35,12 +36,13 @@ use self::{
     wire::{Input, Line, Wire},
 };
 use crate::{
+    config::{Level, RateOf},
     hub::Connection,
     id::ConnectionId,
     plugin::JoinView,
     protocol::{Close, Command, Encoding, Incoming, NotTheProtocol, PayloadRef, Push, Refusal, Reply, Request},
     room::history::Appended,
-    router::{Newcomer, NotConnected, Published, Router},
+    router::{Newcomer, NotConnected, Published, Router, too_often},
 };
 
 /// Runs a connection from its upgrade to its end. `early` is what the client
@@ -48,6 +50,7 @@ use crate::{
 pub fn run(
     socket: TcpStream,
     encoding: Encoding,
+    address: IpAddr,
     early: Bytes,
     router: Arc<Router>,
     stop: CancellationToken,
@@ -61,7 +64,7 @@ pub fn run(
     let first = wire.early(&early);
     // It is a piece of the HTTP parser's buffer and would keep all of it.
     drop(early);
-    converse(wire, Newcomer { id, encoding, outbox, session: None }, first, router, stop)
+    converse(wire, Newcomer { id, encoding, address, outbox, session: None }, first, router, stop)
 }
 
 /// A connection whose client has no socket of its own: the body of the response
@@ -69,6 +72,7 @@ pub fn run(
 /// request; what comes later is [passed in](Router::pass_in).
 pub fn stream(
     encoding: Encoding,
+    address: IpAddr,
     first: Incoming,
     router: Arc<Router>,
     stop: CancellationToken,
@@ -81,7 +85,7 @@ pub fn stream(
     let run = async move {
         let entry = router.inbound.open(sender);
         let line = Stream { incoming, outbox: Arc::clone(&outbox) };
-        let newcomer = Newcomer { id, encoding, outbox, session: Some(entry.name().to_owned()) };
+        let newcomer = Newcomer { id, encoding, address, outbox, session: Some(entry.name().to_owned()) };
         converse(line, newcomer, vec![first], router.clone(), stop).await;
         drop(entry);
     };
@@ -199,7 +203,7 @@ async fn hello(
     let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
     router.metrics.command("connect");
     match Box::pin(router.connect(newcomer, request.id, &hello, batch)).await {
-        Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, expires_at))),
+        Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, newcomer.address, expires_at))),
         Err(NotConnected::Closed(close)) => Err(close),
         Err(NotConnected::Refused(refusal)) => {
             router.metrics.refused(refusal.code);
@@ -242,6 +246,10 @@ struct Session {
     ping_interval: Duration,
     pong_timeout: Option<Duration>,
     commands: Bucket,
+    /// From where it comes.
+    address: IpAddr,
+    /// What is left of those of `[[limits.rates]]` that count for a connection.
+    rates: Box<[Level]>,
     expires: Option<Instant>,
     /// The client did not mean to end it.
     may_return: bool,
@@ -255,7 +263,7 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn new(router: &Arc<Router>, connection: Arc<Connection>, expires_at: Option<u64>) -> Self {
+    fn new(router: &Arc<Router>, connection: Arc<Connection>, address: IpAddr, expires_at: Option<u64>) -> Self {
         let now = Instant::now();
         let generation = router.generation();
         let server = &generation.config.server;
@@ -268,6 +276,8 @@ impl Session {
             ping_interval: server.ping_interval,
             pong_timeout: server.require_pong.then_some(server.pong_timeout),
             commands: Bucket::new(now, generation.config.limits.commands_burst),
+            address,
+            rates: Box::default(),
             expires: expires_at.map(left),
             may_return: true,
         }
@@ -331,8 +341,8 @@ impl Session {
             }
             Taken::Flood => return Err(Close::TOO_MANY_REQUESTS),
         }
-        if !matches!(command, Command::Pong | Command::Ping)
-            && let Err(refusal) = self.router.limit_user(&self.connection).await
+        if !matches!(command, Command::Pong)
+            && let Err(refusal) = self.count(&command).await
         {
             if id != 0 {
                 self.refuse(id, &refusal, batch);
@@ -449,6 +459,32 @@ impl Session {
         self.commands.take(Instant::now(), limits.commands_per_second, limits.commands_burst)
     }
 
+    /// Counts a command against all limits but the connection's own for all of
+    /// its commands.
+    async fn count(&mut self, command: &Command<'_>) -> Result<(), Refusal> {
+        if !matches!(command, Command::Ping) {
+            self.router.limit_user(&self.connection).await?;
+        }
+        let generation = self.router.generation();
+        let rates = &generation.config.limits.rates;
+        if rates.is_empty() {
+            return Ok(());
+        }
+        let (kind, now) = (name(command), Instant::now());
+        if self.rates.len() != rates.len() {
+            self.rates = rates.iter().map(|limit| Level::full(limit.rate, now)).collect();
+        }
+        for (n, limit) in rates.iter().enumerate().filter(|(_, limit)| limit.commands.iter().any(|name| name == kind)) {
+            match limit.of {
+                RateOf::Connection => self.rates[n].take(limit.rate, now).map_err(too_often)?,
+                RateOf::User | RateOf::Address => {
+                    Box::pin(self.router.limit_kind(n, limit, &self.connection, self.address)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn refuse(&self, id: u32, refusal: &Refusal, batch: &mut Batch<'_>) {
         self.router.metrics.refused(refusal.code);
         self.put(&self.connection.encoding.refusal(id, refusal), batch);
@@ -491,8 +527,8 @@ fn name(command: &Command<'_>) -> &'static str {
 mod tests {
     use super::*;
 
-    fn size<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
-        size_of::<F>()
+    fn size<A, B, C, D, E, F, G>(_: fn(A, B, C, D, E, F) -> G) -> usize {
+        size_of::<G>()
     }
 
     /// Each idle connection has one.

@@ -4,7 +4,10 @@ use std::{path::Path, process::ExitCode};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{gateway::Gateway, generation::NotBuilt};
+use crate::{
+    gateway::{Gateway, Left},
+    generation::NotBuilt,
+};
 
 pub(super) fn main(file: &Path) -> ExitCode {
     let config = match super::load(file) {
@@ -68,12 +71,13 @@ impl Signals {
                 () = &mut ended => break,
             }
         }
-        let timeout = gateway.reloader().running().config.drain_timeout;
-        tracing::info!(?timeout, "draining");
-        Ok(match gateway.drain(timeout).await {
+        let how = gateway.reloader().running().config.drain;
+        tracing::info!(timeout = ?how.timeout, connections = gateway.router().hub.n_connections(), "draining");
+        Ok(match gateway.drain(how).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(left) => {
-                tracing::error!(connections = left, "the drain was cut off at drain.timeout");
+                let Left { connections, named, tasks } = left;
+                tracing::error!(connections, tasks, ?named, "the drain was cut off at drain.timeout; these were left");
                 ExitCode::FAILURE
             }
         })

@@ -196,6 +196,11 @@ impl<'a> Table<'a> {
         None
     }
 
+    /// A size in bytes within `range`, if there is one.
+    pub(super) fn optional_size(&self, key: &'static str, range: std::ops::RangeInclusive<usize>) -> Option<usize> {
+        self.optional::<Size>(key).map(|Size(default)| self.size(key, default, range))
+    }
+
     /// A size in bytes within `range`.
     pub(super) fn size(&self, key: &'static str, default: usize, range: std::ops::RangeInclusive<usize>) -> usize {
         let Size(value) = self.or(key, Size(default));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Pattern, Rate,
+    Network, Pattern, Rate, RateConfig, rates,
     read::{Table, nearest},
     secs,
 };
@@ -31,6 +31,8 @@ pub struct ServerConfig {
     pub require_pong: bool,
     /// Join each connection of user `u` to the room `user:u`.
     pub personal_rooms: bool,
+    /// Proxies whose word is taken for where a client comes from.
+    pub trusted_proxies: Vec<Network>,
     /// Browser origins that may connect; empty: only the gateway's own pages.
     pub allowed_origins: Vec<String>,
     /// Serve the page to try it at `/`.
@@ -54,6 +56,7 @@ impl ServerConfig {
             pong_timeout: table.duration("pong_timeout", secs(8), Duration::from_millis(100)..=secs(3600)),
             require_pong: table.or("require_pong", true),
             personal_rooms: table.or("personal_rooms", false),
+            trusted_proxies: rates::read_networks(&table, "trusted_proxies"),
             allowed_origins: table.or("allowed_origins", Vec::new()),
             try_page: table.or("try_page", false),
             cache: Some(table.or("cache", ".wayleave/cache".to_owned()))
@@ -193,8 +196,20 @@ pub enum UserLimit {
 /// `[limits]`: what one connection or user may use up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Open sockets of this instance.
+    /// Clients of this instance.
     pub connections: usize,
+    /// Clients from one address, or one network of 64 bits; None: any number.
+    pub connections_per_address: Option<usize>,
+    /// How fast clients may come; None: as fast as they can.
+    pub connect_rate: Option<Rate>,
+    /// Bytes of memory of this process, with which no more clients are let in;
+    /// None: it is not looked at.
+    pub memory: Option<usize>,
+    /// How far this process may be behind until no more clients are let in;
+    /// None: it is not looked at.
+    pub lag: Option<Duration>,
+    /// How often somebody may ask for what.
+    pub rates: Vec<RateConfig>,
     /// Open connections of one user, on all instances.
     pub connections_per_user: usize,
     /// What happens to the next one.
@@ -227,6 +242,13 @@ impl Limits {
         let number = |key, default, range| usize::try_from(table.number(key, default, range)).unwrap_or(usize::MAX);
         let limits = Self {
             connections: number("connections", 100_000, 1..=10_000_000),
+            connections_per_address: table
+                .optional_number("connections_per_address", 1..=10_000_000)
+                .and_then(|n| n.try_into().ok()),
+            connect_rate: table.or("connect_rate", None),
+            memory: table.optional_size("memory", 64 << 20..=1 << 42),
+            lag: table.optional_duration("lag", Duration::from_millis(10)..=secs(60)),
+            rates: rates::read(&table),
             connections_per_user: number("connections_per_user", 64, 1..=1_000_000),
             user_limit: table
                 .choice("user_limit", &[("reject", UserLimit::Reject), ("close-oldest", UserLimit::CloseOldest)]),
@@ -375,6 +397,36 @@ fn read_patterns(entry: &Table<'_>, rooms: &[String]) -> Vec<Pattern> {
     }
     let read = |room: &String| Pattern::parse(room).map_err(|error| entry.wrong("rooms", error)).ok();
     rooms.iter().filter_map(read).collect()
+}
+
+/// `[drain]`: the orderly end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainConfig {
+    /// How long all of it may take.
+    pub timeout: Duration,
+    /// For how long clients are still let in while `/ready` says no already, so
+    /// that load balancers notice.
+    pub delay: Duration,
+    /// In how much time the connections are closed one after the other, so that
+    /// they do not all come to the others at once. Fewer than 200 a second are
+    /// not worth the time.
+    pub spread: Duration,
+}
+
+impl DrainConfig {
+    pub(super) fn read(table: Table<'_>) -> Self {
+        let timeout = table.duration("timeout", secs(10), secs(0)..=secs(3600));
+        let drain = Self {
+            timeout,
+            delay: table.duration("delay", secs(0), secs(0)..=secs(600)),
+            spread: table.optional_duration("spread", secs(0)..=secs(3600)).unwrap_or(secs(4).min(timeout / 2)),
+        };
+        if drain.delay + drain.spread > drain.timeout {
+            table.wrong("timeout", "must be at least `delay` and `spread` together, or the last are cut off");
+        }
+        table.finish();
+        drain
+    }
 }
 
 /// `[metrics]`: whether `/metrics` answers.

@@ -4,10 +4,10 @@
 //! (`/emulation`), to whichever instance.
 
 use axum::{
-    Extension, Router as Routes,
+    Router as Routes,
     body::{Body, to_bytes},
     extract::{Query, State},
-    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header, request::Parts},
     response::IntoResponse,
     routing::{get, post},
 };
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::sync::Arc;
 
-use super::{Open, Web, is_origin_allowed};
+use super::{Open, Web, admit, is_origin_allowed};
 use crate::{
     protocol::{Encoding, Incoming, Said},
     router::PassedIn,
@@ -82,19 +82,15 @@ fn text(bytes: Bytes) -> Result<Incoming, Response<Body>> {
 }
 
 /// The first commands are the request's body; all answers are the response's.
-async fn lines(
-    State(web): State<Web>,
-    Extension(open): Extension<Arc<Open>>,
-    request: Request<Body>,
-) -> Response<Body> {
+async fn lines(State(web): State<Web>, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let opened = async {
         let bytes = whole(body, message_size(&web)).await?;
         Ok(if is_protobuf(&head.headers) {
             let kind = "application/octet-stream";
-            stream(&web, Encoding::CentrifugeProtobufStream, kind, Incoming::Binary(bytes), open)
+            stream(&web, Encoding::CentrifugeProtobufStream, kind, Incoming::Binary(bytes), &head)
         } else {
-            stream(&web, Encoding::CentrifugeJsonStream, "application/json", text(bytes)?, open)
+            stream(&web, Encoding::CentrifugeJsonStream, "application/json", text(bytes)?, &head)
         })
     };
     let response = opened.await.unwrap_or_else(|refused| refused);
@@ -109,26 +105,37 @@ struct Connect {
 
 async fn events(
     State(web): State<Web>,
-    Extension(open): Extension<Arc<Open>>,
-    headers: HeaderMap,
     Query(Connect { cf_connect }): Query<Connect>,
+    request: Request<Body>,
 ) -> Response<Body> {
+    let (head, _) = request.into_parts();
     let response = match cf_connect.len() > message_size(&web) {
         true => (StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n").into_response(),
         false => {
             let first = Incoming::Text(cf_connect.into());
-            stream(&web, Encoding::CentrifugeEvents, "text/event-stream", first, open)
+            stream(&web, Encoding::CentrifugeEvents, "text/event-stream", first, &head)
         }
     };
-    for_origin(&web, &headers, response)
+    for_origin(&web, &head.headers, response)
 }
 
 /// Begins a session whose stream is the response.
-fn stream(web: &Web, encoding: Encoding, kind: &'static str, first: Incoming, open: Arc<Open>) -> Response<Body> {
-    let (body, session) = session::stream(encoding, first, Arc::clone(&web.router), web.stop.clone());
-    open.may_stay(true);
+fn stream(web: &Web, encoding: Encoding, kind: &'static str, first: Incoming, head: &Parts) -> Response<Body> {
+    // A page that may not be here must not leave anything behind either.
+    if !is_origin_allowed(&head.headers, &web.router.generation().config.server.allowed_origins) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    let (admitted, address) = match admit(web, &head.headers, &head.extensions) {
+        Ok(admitted) => admitted,
+        Err(full) => return full.into_response(),
+    };
+    let (body, session) = session::stream(encoding, address, first, Arc::clone(&web.router), web.stop.clone());
+    let open = head.extensions.get::<Arc<Open>>().cloned();
+    if let Some(open) = &open {
+        open.may_stay(true);
+    }
     web.tasks.spawn(async move {
-        let _open = open;
+        let _open = (open, admitted);
         session.await;
     });
     let headers = [

@@ -1,6 +1,7 @@
 //! The beginning and the end of a connection.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -30,6 +31,8 @@ pub struct Newcomer {
     pub id: ConnectionId,
     /// The wire it speaks.
     pub encoding: Encoding,
+    /// From where it comes.
+    pub address: IpAddr,
     /// Where its frames go.
     pub outbox: Arc<Outbox>,
     /// By what requests beside its stream name it; None: it has a socket.

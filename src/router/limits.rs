@@ -5,7 +5,7 @@
 //! that a command seldom waits. Nothing is spent that was not taken, so the
 //! instances together never go over the limit.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -13,11 +13,14 @@ use tokio::time::Instant;
 use super::Router;
 use crate::{
     cluster::Cluster,
-    config::{OnLimitDown, Rate},
+    config::{Level, OnLimitDown, Rate, RateConfig, RateOf},
     hub::Connection,
     id::UserId,
     protocol::Refusal,
 };
+
+/// Addresses that are remembered, times the rates that are counted for each.
+const ADDRESSES: usize = 100_000;
 
 /// The part of a full bucket that is taken at once.
 const SHARE: u64 = 20;
@@ -129,6 +132,12 @@ fn wanted(rate: Rate) -> u64 {
     (rate.count / SHARE).max(1)
 }
 
+/// Refuses what comes too often.
+pub fn too_often(wait: Duration) -> Refusal {
+    let reason = format!("too many requests; try again in {} ms", wait.as_millis().max(1));
+    Refusal { reason: reason.into(), ..Refusal::TOO_MANY_REQUESTS }
+}
+
 fn too_many(wait: Duration) -> Refusal {
     let reason = format!("too many requests of this user; try again in {} ms", wait.as_millis().max(1));
     Refusal { reason: reason.into(), ..Refusal::TOO_MANY_REQUESTS }
@@ -147,7 +156,47 @@ impl Router {
             (limits.user_commands, limits.user_commands_down)
         };
         let Some(rate) = rate.filter(|_| !connection.user.is_empty()) else { return Ok(()) };
-        let (user, now) = (&connection.user, Instant::now());
+        self.limit_shared(&connection.user, rate, when_down).await
+    }
+
+    /// Counts a command against the `n`th of `[[limits.rates]]`, which is one of
+    /// users or addresses.
+    ///
+    /// # Errors
+    /// As for all commands of a user.
+    pub async fn limit_kind(
+        self: &Arc<Self>,
+        n: usize,
+        limit: &RateConfig,
+        connection: &Connection,
+        address: IpAddr,
+    ) -> Result<(), Refusal> {
+        match limit.of {
+            RateOf::User if !connection.user.is_empty() => {
+                let when_down = self.generation.load().config.limits.user_commands_down;
+                // No user's name begins so: it has a control character in it.
+                let key = UserId::from(format!("{n}\n{}", connection.user));
+                self.limit_shared(&key, limit.rate, when_down).await
+            }
+            // Nobody in particular has only its address.
+            RateOf::User | RateOf::Address => {
+                let now = Instant::now();
+                let mut levels = self.by_address.lock();
+                if levels.len() >= ADDRESSES {
+                    levels.retain(|_, level| !level.is_full(limit.rate, now));
+                    if levels.len() >= ADDRESSES {
+                        levels.clear();
+                    }
+                }
+                let level = levels.entry((address, n)).or_insert_with(|| Level::full(limit.rate, now));
+                level.take(limit.rate, now).map_err(too_often)
+            }
+            RateOf::Connection => Ok(()),
+        }
+    }
+
+    async fn limit_shared(self: &Arc<Self>, user: &UserId, rate: Rate, when_down: OnLimitDown) -> Result<(), Refusal> {
+        let now = Instant::now();
         match self.limits.look(user, rate, now) {
             Looked::Yes => return Ok(()),
             Looked::No(wait) => return Err(too_many(wait)),

@@ -12,8 +12,8 @@ async fn a_drain_tells_everybody_and_ends() {
     let (mut ada, mut nobody) = (gateway.client().await, gateway.socket().await);
     ada.join("r").await;
     ada.publish("r", json!("last words")).await;
-    let url = gateway.url();
-    let drained = tokio::task::spawn(gateway.gateway.drain(Duration::from_secs(10)));
+    let (url, how) = (gateway.url(), gateway.gateway.reloader().running().config.drain);
+    let drained = tokio::task::spawn(gateway.gateway.drain(how));
     assert_eq!(ada.heard("r").await, "last words");
     assert_eq!(ada.closed().await, (3001, "shutdown".into()));
     assert_eq!(nobody.closed().await, (3001, "shutdown".into()));

@@ -158,7 +158,7 @@ async fn only_the_latest_of_each_key_waits_for_a_member_that_does_not_read() {
     let mut expected: Vec<u64> = (n as u64 - 3..n as u64).collect();
     expected.retain(|n| !last.contains(n));
     assert!(expected.is_empty(), "the latest {expected:?} are missing at the end of {heard:?}");
-    assert!(heard.len() < n / 2, "{} of {n}", heard.len());
+    assert!(heard.len() <= n - 400, "{} of {n}", heard.len());
 }
 
 /// Fault F10 in its short form: the memory that one member takes which does not

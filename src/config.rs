@@ -10,6 +10,7 @@ mod pattern;
 mod read;
 mod rooms;
 mod sections;
+mod tls;
 mod value;
 
 use std::{
@@ -30,8 +31,9 @@ pub use self::{
     },
     sections::{
         ApiConfig, ApiKey, AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
-        ServerConfig, UserLimit,
+        ServerConfig, TracingConfig, UserLimit,
     },
+    tls::TlsConfig,
     value::{JoinLeave, Rate},
 };
 
@@ -41,6 +43,8 @@ pub use self::{
 pub struct Config {
     /// Sockets, heartbeat and the pages.
     pub server: ServerConfig,
+    /// The certificate; None: clients connect without TLS.
+    pub tls: Option<TlsConfig>,
     /// What carries messages between instances.
     pub bus: BusConfig,
     /// How instances watch each other.
@@ -55,6 +59,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Whether and where to commands are traced.
+    pub tracing: TracingConfig,
     /// How long an orderly end may take.
     pub drain_timeout: std::time::Duration,
     /// Rooms by pattern; the first entry that matches counts.
@@ -134,15 +140,16 @@ impl Config {
     }
 
     fn read(root: &Table<'_>, folder: &Path) -> Option<Self> {
-        root.not_yet("tls");
         let bus = BusConfig::read(root.section("bus"), folder);
         let cluster = ClusterConfig::read(root.section("cluster"));
         let api = ApiConfig::read(root.section("api"));
         let server = ServerConfig::read(root.section("server"), folder);
+        let tls = TlsConfig::read(root.section("tls"), folder);
         let auth = AuthConfig::read(root.section("auth"), folder);
         let limits = Limits::read(root.section("limits"));
         let metrics = MetricsConfig::read(root.section("metrics"));
         let log = LogConfig::read(root.section("log"));
+        let tracing = TracingConfig::read(root.section("tracing"));
         let drain = root.section("drain");
         let drain_timeout = drain.duration("timeout", secs(10), secs(0)..=secs(3600));
         drain.finish();
@@ -177,7 +184,22 @@ impl Config {
             root.section("limits").wrong("outbox", text);
         }
         root.report_unknown();
-        Some(Self { server, bus, cluster, api, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
+        Some(Self {
+            server,
+            tls,
+            bus,
+            cluster,
+            api,
+            auth,
+            limits,
+            metrics,
+            log,
+            tracing,
+            drain_timeout,
+            rooms,
+            routes,
+            plugins,
+        })
     }
 
     /// The entry that counts for a room; None: there is no such room.
@@ -210,6 +232,9 @@ impl Config {
         }
         if self.log != running.log {
             keys.push("log");
+        }
+        if self.tracing != running.tracing {
+            keys.push("tracing");
         }
         keys
     }

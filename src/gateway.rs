@@ -19,6 +19,7 @@ use crate::{
     reload::{Outcome, Reloader, Watcher},
     router::{Alone, HubLookup, Remote, Router, SharedLookup, SharedStore, SharedTurn, Surroundings, Ticker, Turn},
     session::flusher::Flusher,
+    traces::{self, Tracer},
 };
 
 /// A running gateway. Dropping it without a drain leaves its tasks to the
@@ -68,6 +69,7 @@ impl Gateway {
             .await
             .context("loading plugins panicked")??;
         let server = generation.config.server.clone();
+        let traced = (generation.config.tracing.clone(), generation.config.tracing.otlp.clone());
         let listener =
             TcpListener::bind(server.listen).await.with_context(|| format!("cannot listen on {}", server.listen))?;
         let address = listener.local_addr()?;
@@ -84,6 +86,11 @@ impl Gateway {
             flusher.then(move || sending.flush());
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
             tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
+        }
+        if let (tracing, Some(url)) = traced {
+            let (tracer, spans) = Tracer::new(&tracing, router.metrics.clone());
+            router.trace_with(tracer);
+            tasks.spawn(traces::export(url, boot.to_string(), spans, router.metrics.clone(), end.clone()));
         }
         tasks.spawn(Arc::clone(&router).sweep());
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));

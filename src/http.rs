@@ -19,11 +19,16 @@ use axum::{
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-use crate::{reload::Reloader, router::Router, session};
+use crate::{
+    net::{self, Socket},
+    reload::Reloader,
+    router::Router,
+    session,
+};
 
 mod api;
 mod pages;
@@ -94,7 +99,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
         };
         let guard = Arc::new(Open(Arc::clone(&open)));
         if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections {
-            web.router.metrics.turned_away.inc();
+            web.router.metrics.turn_away();
             continue;
         }
         web.router.metrics.accepted.inc();
@@ -102,7 +107,17 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        web.tasks.spawn(serve_connection(&builder, stream, routes.clone(), guard, web.stop.clone()));
+        let tls = web.router.generation().config.tls.as_ref().map(|tls| Arc::clone(tls.server()));
+        let (builder, routes, stop) = (builder.clone(), routes.clone(), web.stop.clone());
+        web.tasks.spawn(async move {
+            let opened = tokio::select! {
+                opened = net::open(stream, tls, header_timeout) => opened,
+                () = stop.cancelled() => None,
+            };
+            if let Some(socket) = opened {
+                serve_connection(&builder, socket, routes, guard, stop).await;
+            }
+        });
     }
 }
 
@@ -110,7 +125,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
 /// request that is being answered when its time comes is still answered.
 fn serve_connection(
     builder: &http1::Builder,
-    stream: TcpStream,
+    socket: Socket,
     routes: Routes,
     guard: Arc<Open>,
     stop: CancellationToken,
@@ -120,7 +135,7 @@ fn serve_connection(
         let mut routes = routes.clone();
         async move { Ok::<_, Infallible>(routes.call(request).await.unwrap_or_else(|never| match never {})) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder.serve_connection(TokioIo::new(socket), service).with_upgrades();
     async move {
         tokio::pin!(connection);
         let patience = tokio::select! {
@@ -170,6 +185,10 @@ async fn metrics(State(web): State<Web>) -> Response<Body> {
         return (StatusCode::NOT_FOUND, "metrics are off; see `metrics.enabled` in the config\n").into_response();
     }
     let hub = &web.router.hub;
+    web.router.metrics.memberships.set(i64::try_from(hub.n_memberships()).unwrap_or(i64::MAX));
+    if let Some(age) = web.router.cluster.as_ref().and_then(|cluster| cluster.beat_age()) {
+        web.router.metrics.cluster.beat_age.set(age.as_secs_f64());
+    }
     let text = web.router.metrics.text(hub.n_connections(), hub.n_users(), hub.n_rooms());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -202,7 +221,7 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
         let _open = guard;
         let Ok(upgraded) = on_upgrade.await else { return };
         // We accepted it as this, so it is this.
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Socket>>() else { return };
         session::run(parts.io.into_inner(), parts.read_buf, web.router, web.stop).await;
     });
     response

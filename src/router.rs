@@ -26,6 +26,7 @@ use crate::{
         records::MemoryRecords,
     },
     session::flusher::{Batch, Flusher},
+    traces::{Span, Tracer},
 };
 
 mod actions;
@@ -124,6 +125,8 @@ pub struct Router {
     questions: requests::Questions,
     /// What the server API needs beside.
     service: api::Service,
+    /// Set once, if anything is traced.
+    traces: std::sync::OnceLock<Arc<Tracer>>,
 }
 
 /// What a router is a part of.
@@ -161,6 +164,16 @@ pub enum Published {
 pub type OnKept = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
 
 impl Router {
+    /// From here on what clients ask for is traced. Only the first call counts.
+    pub fn trace_with(&self, tracer: Arc<Tracer>) {
+        let _first = self.traces.set(tracer);
+    }
+
+    /// A trace of something that begins here, if there is to be one.
+    pub(crate) fn trace(&self, name: &'static str) -> Option<Box<Span>> {
+        self.traces.get()?.root(name).map(Box::new)
+    }
+
     /// A router for a first generation.
     #[must_use]
     pub fn new(
@@ -193,6 +206,7 @@ impl Router {
             stop,
             questions: requests::Questions::default(),
             service: api::Service::default(),
+            traces: std::sync::OnceLock::new(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::notify::notify;
 use crate::{gateway::Gateway, generation::NotBuilt};
 
 pub(super) fn main(file: &Path) -> ExitCode {
@@ -29,8 +30,10 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 async fn serve(config: crate::config::Config, file: &Path) -> anyhow::Result<ExitCode> {
     let signals = Signals::new()?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let gateway = Gateway::start(config, Some(file.to_owned())).await?;
-    tracing::info!("listening on http://{}", gateway.address());
+    tracing::info!("listening on {scheme}://{}", gateway.address());
+    notify("READY=1");
     signals.until_stopped(gateway, std::future::pending()).await
 }
 
@@ -68,6 +71,7 @@ impl Signals {
         }
         let timeout = gateway.reloader().running().config.drain_timeout;
         tracing::info!(?timeout, "draining");
+        notify("STOPPING=1");
         Ok(match gateway.drain(timeout).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(left) => {

@@ -164,7 +164,8 @@ fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     let wanted = reloader.file().and_then(|file| Config::load(file).ok()).map(|config| config.plugins);
     let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
     let secret = generation.config.auth.jwt.as_ref().and_then(|jwt| jwt.secret_file.clone());
-    plugins.chain(secret).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
+    let tls = generation.config.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+    plugins.chain(secret).chain(tls).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
 }
 
 fn absolute(path: &Path) -> PathBuf {

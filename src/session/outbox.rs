@@ -10,10 +10,13 @@ use std::{cell::RefCell, collections::VecDeque, io, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
 use super::flusher::Batch;
-use crate::protocol::{Close, frame};
+use crate::{
+    net::Socket,
+    protocol::{Close, frame},
+};
 
 /// Frames that wait are joined into one write of up to this many bytes. A
 /// loopback socket takes about this much at once before it is full.
@@ -36,7 +39,7 @@ pub struct Outbox {
 struct Queue {
     /// None: the session has ended. What is known of its connection may live on
     /// for longer, and must not keep the socket open.
-    socket: Option<Arc<TcpStream>>,
+    socket: Option<Arc<Socket>>,
     frames: VecDeque<Bytes>,
     /// Bytes of the first frame that are written already.
     written: usize,
@@ -74,7 +77,7 @@ thread_local! {
 impl Outbox {
     /// `max`: bytes that may wait. `shard`: which flusher writes for it.
     #[must_use]
-    pub fn new(socket: impl Into<Arc<TcpStream>>, max: usize, shard: usize) -> Self {
+    pub fn new(socket: impl Into<Arc<Socket>>, max: usize, shard: usize) -> Self {
         let queue = Queue { socket: Some(socket.into()), ..Queue::default() };
         Self { max, wake: Notify::new(), shard, queue: Mutex::new(queue) }
     }
@@ -215,7 +218,7 @@ impl Outbox {
         if queue.held && queue.closing.is_none() {
             return;
         }
-        while !queue.frames.is_empty() {
+        while !queue.is_written() {
             match queue.write() {
                 Ok(n) => queue.advance(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -278,8 +281,16 @@ impl Queue {
         self.closing.get_or_insert(Close::LOST);
     }
 
+    /// TLS may have taken what the kernel has not.
+    fn is_written(&self) -> bool {
+        self.frames.is_empty() && !self.socket.as_ref().is_some_and(|socket| socket.has_rest())
+    }
+
     fn write(&self) -> io::Result<usize> {
         let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        if self.frames.is_empty() {
+            return socket.try_flush().map(|()| 0);
+        }
         let first = &self.frames[0][self.written..];
         if self.frames.len() == 1 {
             return socket.try_write(first);

@@ -3,10 +3,7 @@
 
 use std::{cell::RefCell, future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until, timeout_at},
-};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tungstenite::Utf8Bytes;
 
 use super::{
@@ -14,7 +11,7 @@ use super::{
     outbox::{Outbox, Pushed},
     reader::{Decoded, Reader},
 };
-use crate::protocol::Close;
+use crate::{net::Socket, protocol::Close};
 
 /// Bytes of one read. What one read brings is handled before anything is
 /// written, so this also bounds how long others wait for it.
@@ -59,7 +56,7 @@ pub(super) enum Input {
 /// A socket.
 #[derive(Debug)]
 pub(super) struct Wire {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     outbox: Arc<Outbox>,
     reader: Reader,
     control: Bucket,
@@ -85,7 +82,7 @@ impl Drop for Wire {
 
 impl Wire {
     /// `outbox` writes to the same `socket`, and no longer than this lives.
-    pub(super) fn new(socket: Arc<TcpStream>, outbox: Arc<Outbox>, message_size: usize) -> Self {
+    pub(super) fn new(socket: Arc<Socket>, outbox: Arc<Outbox>, message_size: usize) -> Self {
         let now = Instant::now();
         Self {
             socket,

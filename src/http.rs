@@ -108,10 +108,16 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
             continue;
         }
         let tls = web.router.generation().config.tls.as_ref().map(|tls| Arc::clone(tls.server()));
-        let (builder, routes, stop) = (builder.clone(), routes.clone(), web.stop.clone());
+        let (routes, stop) = (routes.clone(), web.stop.clone());
+        let Some(tls) = tls else {
+            web.tasks.spawn(serve_connection(&builder, stream.into(), routes, guard, stop));
+            continue;
+        };
+        let builder = builder.clone();
         web.tasks.spawn(async move {
+            // Boxed, since its state is large and soon over.
             let opened = tokio::select! {
-                opened = net::open(stream, tls, header_timeout) => opened,
+                opened = Box::pin(net::open(stream, tls, header_timeout)) => opened,
                 () = stop.cancelled() => None,
             };
             if let Some(socket) = opened {

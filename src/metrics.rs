@@ -72,8 +72,8 @@ struct PluginLabel {
     plugin: String,
 }
 
-/// Bytes of this process's clients, once their connections are theirs: the
-/// frames of WebSockets, without what TLS and the handshake add.
+/// Bytes of this process's clients, once their connections are theirs: their
+/// WebSocket frames, without what TLS and the handshake add.
 pub static TRAFFIC: Traffic = Traffic { received: Total::new(), sent: Total::new() };
 
 /// See [`TRAFFIC`].

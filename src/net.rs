@@ -54,10 +54,9 @@ impl From<TcpStream> for Socket {
     }
 }
 
-/// Opens a socket that was accepted: with `tls`, by its handshake within
-/// `patience`. None: there was none.
-pub async fn open(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, patience: Duration) -> Option<Socket> {
-    let Some(tls) = tls else { return Some(Socket::Plain(tcp)) };
+/// Opens a socket that was accepted by its handshake, within `patience`. None:
+/// there was none.
+pub async fn open(tcp: TcpStream, tls: Arc<ServerConfig>, patience: Duration) -> Option<Socket> {
     match timeout(patience, handshake(tcp, tls)).await {
         Ok(Ok(stream)) => return Some(Socket::Tls(Box::new(stream))),
         Ok(Err(error)) => tracing::debug!(%error, "no TLS"),

@@ -1,4 +1,4 @@
-//! Tells the service manager how far we are (sd_notify(3)), if there is one.
+//! Tells the service manager how far we are (`sd_notify(3)`), if there is one.
 
 use std::{
     env,

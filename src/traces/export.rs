@@ -119,13 +119,14 @@ async fn send(url: &str, body: String) -> io::Result<()> {
         .map_err(io::Error::other)?;
     let answered = async { sender.send_request(request).await.map_err(io::Error::other) };
     let driven = async { connection.await.map_err(io::Error::other) };
-    tokio::pin!(driven);
+    tokio::pin!(answered, driven);
     // The connection goes on while the answer is waited for, in this very task.
     let response = tokio::select! {
-        response = answered => response?,
+        response = &mut answered => response?,
+        // With its answer, if there was one.
         ended = &mut driven => {
             ended?;
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            answered.await?
         }
     };
     if response.status().is_success() { Ok(()) } else { Err(io::Error::other(format!("status {}", response.status()))) }

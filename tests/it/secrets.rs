@@ -44,7 +44,7 @@ async fn no_secret_of_the_config_is_in_a_log_a_metric_an_answer_or_a_panic() {
     instance.ready().await;
     // From here on Redis refuses the password, and that is logged.
     redis.command(&["ACL", "DELUSER", "u"]).await;
-    until("it has noticed", async || instance.log().contains("no beat")).await;
+    until("it has noticed", async || instance.log().contains("WRONGPASS")).await;
     let token = crate::support::token(&json!({ "sub": "u" }));
     for hello in [json!({}), json!({ "token": token }), json!({ "token": format!("{CANARY}.x.y") })] {
         let refused =

@@ -84,7 +84,7 @@ async fn lagging(run: u64) -> usize {
 async fn r9_a_failover_that_loses_messages_is_told_to_those_who_had_them() {
     let mut n_right = 0;
     for run in 0..4 {
-        n_right += lagging(run).await;
+        n_right += Box::pin(lagging(run)).await;
     }
     println!("r9: {n_right} of {} clients were told what is true, over 4 failovers", 4 * 20);
 }
@@ -94,7 +94,7 @@ async fn r9_a_failover_that_loses_messages_is_told_to_those_who_had_them() {
 async fn r9_twenty_failovers() {
     let mut n_right = 0;
     for run in 0..20 {
-        n_right += lagging(run).await;
+        n_right += Box::pin(lagging(run)).await;
     }
     println!("r9: {n_right} of {} clients were told what is true, over 20 failovers", 20 * 20);
 }

@@ -10,6 +10,7 @@ use crate::config::{Config, ConfigError, LogConfig, LogFormat};
 mod build;
 mod check;
 mod dev;
+mod notify;
 mod run;
 
 /// A realtime gateway whose rooms are decided by WebAssembly plugins.

@@ -267,6 +267,12 @@ impl Cluster {
         &self.name
     }
 
+    /// Since when this instance has shown that it lives; None: it has not yet.
+    #[must_use]
+    pub fn beat_age(&self) -> Option<std::time::Duration> {
+        self.beaten.lock().map(|beaten| beaten.elapsed())
+    }
+
     /// None if this instance can be used for everything; else why not.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {

@@ -11,6 +11,7 @@ mod rates;
 mod read;
 mod rooms;
 mod sections;
+mod tls;
 mod value;
 
 use std::{
@@ -32,8 +33,9 @@ pub use self::{
     },
     sections::{
         ApiConfig, ApiKey, AuthConfig, DrainConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown,
-        Secret, ServerConfig, UserLimit,
+        Secret, ServerConfig, TracingConfig, UserLimit,
     },
+    tls::TlsConfig,
     value::{JoinLeave, Rate, Recovery},
 };
 
@@ -43,6 +45,8 @@ pub use self::{
 pub struct Config {
     /// Sockets, heartbeat and the pages.
     pub server: ServerConfig,
+    /// The certificate; None: clients connect without TLS.
+    pub tls: Option<TlsConfig>,
     /// What carries messages between instances.
     pub bus: BusConfig,
     /// How instances watch each other.
@@ -57,6 +61,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Whether and where to commands are traced.
+    pub tracing: TracingConfig,
     /// The orderly end.
     pub drain: DrainConfig,
     /// Rooms by pattern; the first entry that matches counts.
@@ -136,15 +142,16 @@ impl Config {
     }
 
     fn read(root: &Table<'_>, folder: &Path) -> Option<Self> {
-        root.not_yet("tls");
         let bus = BusConfig::read(root.section("bus"), folder);
         let cluster = ClusterConfig::read(root.section("cluster"));
         let api = ApiConfig::read(root.section("api"), folder);
         let server = ServerConfig::read(root.section("server"), folder);
+        let tls = TlsConfig::read(root.section("tls"), folder);
         let auth = AuthConfig::read(root.section("auth"), folder);
         let limits = Limits::read(root.section("limits"));
         let metrics = MetricsConfig::read(root.section("metrics"));
         let log = LogConfig::read(root.section("log"));
+        let tracing = TracingConfig::read(root.section("tracing"));
         let drain = DrainConfig::read(root.section("drain"));
         let plugins = rooms::read_plugins(root, folder);
         let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();
@@ -187,7 +194,22 @@ impl Config {
             root.section("limits").wrong("outbox", text);
         }
         root.report_unknown();
-        Some(Self { server, bus, cluster, api, auth, limits, metrics, log, drain, rooms, routes, plugins })
+        Some(Self {
+            server,
+            tls,
+            bus,
+            cluster,
+            api,
+            auth,
+            limits,
+            metrics,
+            log,
+            tracing,
+            drain,
+            rooms,
+            routes,
+            plugins,
+        })
     }
 
     /// The entry that counts for a room; None: there is no such room.
@@ -220,6 +242,9 @@ impl Config {
         }
         if self.log != running.log {
             keys.push("log");
+        }
+        if self.tracing != running.tracing {
+            keys.push("tracing");
         }
         keys
     }

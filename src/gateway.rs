@@ -21,6 +21,7 @@ use crate::{
         Alone, HubLookup, Remote, Router, SharedLookup, SharedStore, SharedTurn, Surroundings, Ticker, Turn, Work,
     },
     session::flusher::Flusher,
+    traces::{self, Tracer},
 };
 
 /// How often some connections are closed in a drain.
@@ -100,6 +101,7 @@ impl Gateway {
             .await
             .context("loading plugins panicked")??;
         let server = generation.config.server.clone();
+        let traced = (generation.config.tracing.clone(), generation.config.tracing.otlp.clone());
         let listener =
             TcpListener::bind(server.listen).await.with_context(|| format!("cannot listen on {}", server.listen))?;
         let address = listener.local_addr()?;
@@ -116,6 +118,11 @@ impl Gateway {
             flusher.then(move || sending.flush());
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
             tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
+        }
+        if let (tracing, Some(url)) = traced {
+            let (tracer, spans) = Tracer::new(&tracing, router.metrics.clone());
+            router.trace_with(tracer);
+            tasks.spawn(traces::export(url, boot.to_string(), spans, router.metrics.clone(), end.clone()));
         }
         tasks.spawn(Arc::clone(&router).sweep());
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
@@ -193,7 +200,8 @@ impl Gateway {
     ///
     /// # Errors
     /// If the deadline came first: what was left.
-    pub async fn drain(self, how: DrainConfig) -> Result<(), Left> {
+    pub async fn drain(self, how: impl Into<DrainConfig>) -> Result<(), Left> {
+        let how = how.into();
         self.router.retire();
         let sessions_end = async {
             tokio::time::sleep(how.delay).await;

@@ -20,11 +20,17 @@ use axum::{
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-use crate::{protocol::Encoding, reload::Reloader, router::Router, session};
+use crate::{
+    net::{self, Socket},
+    protocol::Encoding,
+    reload::Reloader,
+    router::Router,
+    session,
+};
 
 mod admission;
 mod api;
@@ -134,7 +140,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
         let guard = Arc::new(Open { all: Arc::clone(&open), stays: AtomicBool::new(false) });
         // Clients are told why they are not let in, and operators still see.
         if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections + SPARE {
-            web.router.metrics.turned_away.inc();
+            web.router.metrics.turn_away("connections");
             continue;
         }
         web.router.metrics.accepted.inc();
@@ -142,7 +148,23 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        web.tasks.spawn(serve_connection(&builder, (stream, peer), routes.clone(), guard, web.stop.clone()));
+        let tls = web.router.generation().config.tls.as_ref().map(|tls| Arc::clone(tls.server()));
+        let (routes, stop) = (routes.clone(), web.stop.clone());
+        let Some(tls) = tls else {
+            web.tasks.spawn(serve_connection(&builder, (stream.into(), peer), routes, guard, stop));
+            continue;
+        };
+        let builder = builder.clone();
+        web.tasks.spawn(async move {
+            // Boxed, since its state is large and soon over.
+            let opened = tokio::select! {
+                opened = Box::pin(net::open(stream, tls, header_timeout)) => opened,
+                () = stop.cancelled() => None,
+            };
+            if let Some(socket) = opened {
+                serve_connection(&builder, (socket, peer), routes, guard, stop).await;
+            }
+        });
     }
 }
 
@@ -150,7 +172,7 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
 /// request that is being answered when its time comes is still answered.
 fn serve_connection(
     builder: &http1::Builder,
-    (stream, peer): (TcpStream, Peer),
+    (socket, peer): (Socket, Peer),
     routes: Routes,
     guard: Arc<Open>,
     stop: CancellationToken,
@@ -162,7 +184,7 @@ fn serve_connection(
         let mut routes = routes.clone();
         async move { Ok::<_, Infallible>(routes.call(request).await.unwrap_or_else(|never| match never {})) }
     });
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder.serve_connection(TokioIo::new(socket), service).with_upgrades();
     async move {
         tokio::pin!(connection);
         let patience = tokio::select! {
@@ -219,6 +241,10 @@ async fn metrics(State(web): State<Web>) -> Response<Body> {
         return (StatusCode::NOT_FOUND, "metrics are off; see `metrics.enabled` in the config\n").into_response();
     }
     let hub = &web.router.hub;
+    web.router.metrics.memberships.set(i64::try_from(hub.n_memberships()).unwrap_or(i64::MAX));
+    if let Some(age) = web.router.cluster.as_ref().and_then(|cluster| cluster.beat_age()) {
+        web.router.metrics.cluster.beat_age.set(age.as_secs_f64());
+    }
     let text = web.router.metrics.text(hub.n_connections(), hub.n_users(), hub.n_rooms());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -259,7 +285,7 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
         let _open = (guard, admitted);
         let Ok(upgraded) = on_upgrade.await else { return };
         // We accepted it as this, so it is this.
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<Socket>>() else { return };
         session::run(parts.io.into_inner(), encoding, address, parts.read_buf, web.router, web.stop).await;
     });
     response
@@ -271,8 +297,8 @@ fn admit(web: &Web, headers: &HeaderMap, of: &Extensions) -> Result<(Admitted, I
     let Peer(peer) = *of.get().expect("each request is given who has connected");
     let address = client_address(peer.ip(), headers, &generation.config.server.trusted_proxies);
     let admitted = web.admission.admit(&generation.config.limits, address);
-    if admitted.is_err() {
-        web.router.metrics.turned_away.inc();
+    if let Err(full) = &admitted {
+        web.router.metrics.turn_away(full.limit());
     }
     Ok((admitted?, address))
 }

@@ -532,6 +532,12 @@ impl Hub {
         self.n_rooms.load(Ordering::Relaxed)
     }
 
+    /// Places of connections in rooms.
+    #[must_use]
+    pub fn n_memberships(&self) -> usize {
+        self.rooms.iter().map(|shard| shard.lock().values().map(|room| room.members().len()).sum::<usize>()).sum()
+    }
+
     /// Users that have connections.
     #[must_use]
     pub fn n_users(&self) -> usize {

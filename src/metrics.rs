@@ -1,23 +1,36 @@
 //! Every metric, with its name in this one place.
 //!
-//! No label holds what a client chose: no room, no user, no connection.
+//! No label holds what a client chose: no room, no user, no connection. What
+//! every command and every write counts is kept in pieces, one a thread.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    collector::Collector,
+    encoding::{
+        DescriptorEncoder, EncodeLabelSet, EncodeMetric,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
-        counter::Counter,
+        MetricType,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
+        info::Info,
     },
     registry::{Registry, Unit},
 };
 
+mod process;
+mod sharded;
+
+pub use self::sharded::{Timings, Total};
+
 use crate::{
     cluster::ClusterMetrics,
     plugin::{FailureKind, Hook},
+    protocol::{Close, Refusal},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,8 +58,8 @@ struct CodeLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
+struct LimitLabel {
+    limit: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -59,10 +72,183 @@ struct PluginLabel {
     plugin: String,
 }
 
+/// Bytes of this process's clients, once their connections are theirs: their
+/// WebSocket frames, without what TLS and the handshake add.
+pub static TRAFFIC: Traffic = Traffic { received: Total::new(), sent: Total::new() };
+
+/// See [`TRAFFIC`].
+#[derive(Debug)]
+pub struct Traffic {
+    received: Total,
+    sent: Total,
+}
+
+impl Traffic {
+    /// So many bytes came.
+    pub fn received(&self, bytes: usize) {
+        self.received.add(bytes as u64);
+    }
+
+    /// So many bytes went.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.add(bytes as u64);
+    }
+}
+
+/// Kinds of commands; what is none of them counts as the last.
+const COMMANDS: [&str; 16] = [
+    "connect",
+    "subscribe",
+    "unsubscribe",
+    "publish",
+    "presence",
+    "presence_stats",
+    "history",
+    "rpc",
+    "send",
+    "ping",
+    "pong",
+    "refresh",
+    "sub_refresh",
+    "records",
+    "unsupported",
+    "other",
+];
+
+/// What clients are connected by.
+const TRANSPORTS: [&str; 3] = ["websocket", "http_stream", "sse"];
+
+const fn micros(micros: u64) -> Duration {
+    Duration::from_micros(micros)
+}
+
+/// From what costs nothing to what waits for Redis and slow plugins.
+const COMMAND_BOUNDS: &[Duration] = &[
+    micros(4),
+    micros(16),
+    micros(64),
+    micros(256),
+    micros(1_000),
+    micros(4_000),
+    micros(16_000),
+    micros(64_000),
+    micros(256_000),
+    micros(1_000_000),
+    micros(4_000_000),
+];
+
+/// From one machine to the other side of the earth, and to a bad train.
+const RTT_BOUNDS: &[Duration] = &[
+    micros(1_000),
+    micros(5_000),
+    micros(10_000),
+    micros(20_000),
+    micros(40_000),
+    micros(60_000),
+    micros(80_000),
+    micros(100_000),
+    micros(150_000),
+    micros(200_000),
+    micros(300_000),
+    micros(500_000),
+    micros(1_000_000),
+    micros(3_000_000),
+];
+
+/// What is counted for each command and each pong.
+#[derive(Debug)]
+struct Busy {
+    commands: [Total; COMMANDS.len()],
+    took: [Timings; COMMANDS.len()],
+    rtt: [Timings; TRANSPORTS.len()],
+}
+
+fn place(names: &[&str], name: &str) -> usize {
+    names.iter().position(|known| *known == name).unwrap_or(names.len() - 1)
+}
+
+impl Busy {
+    fn new() -> Self {
+        Self {
+            commands: [const { Total::new() }; COMMANDS.len()],
+            took: std::array::from_fn(|_| Timings::new(COMMAND_BOUNDS)),
+            rtt: std::array::from_fn(|_| Timings::new(RTT_BOUNDS)),
+        }
+    }
+}
+
+/// A handle on them for the registry.
+#[derive(Debug)]
+struct Scraped(Arc<Busy>);
+
+impl Collector for Scraped {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut bytes =
+            encoder.encode_descriptor("client_bytes", "Bytes of clients' frames", None, MetricType::Counter)?;
+        for (direction, total) in [("in", &TRAFFIC.received), ("out", &TRAFFIC.sent)] {
+            ConstCounter::new(total.get()).encode(bytes.encode_family(&[("direction", direction)])?)?;
+        }
+        let help = "Commands of clients by kind";
+        let mut commands = encoder.encode_descriptor("commands", help, None, MetricType::Counter)?;
+        for (kind, total) in COMMANDS.iter().zip(&self.0.commands).filter(|(_, total)| total.get() > 0) {
+            ConstCounter::new(total.get()).encode(commands.encode_family(&[("kind", *kind)])?)?;
+        }
+        let help = "Time from a command to its answer, or to where others answer it later";
+        let unit = Some(&Unit::Seconds);
+        let mut took = encoder.encode_descriptor("command_duration", help, unit, MetricType::Histogram)?;
+        for (kind, timings) in COMMANDS.iter().zip(&self.0.took).filter(|(_, timings)| timings.count() > 0) {
+            timings.encode(took.encode_family(&[("kind", *kind)])?)?;
+        }
+        let help = "Time from the server's ping to the client's pong, by what it is connected by";
+        let mut rtt = encoder.encode_descriptor("client_rtt", help, unit, MetricType::Histogram)?;
+        for (transport, timings) in TRANSPORTS.iter().zip(&self.0.rtt) {
+            timings.encode(rtt.encode_family(&[("transport", *transport)])?)?;
+        }
+        Ok(())
+    }
+}
+
+const LIMITS: [&str; 13] = [
+    "connections",
+    "connections_per_address",
+    "connect_rate",
+    "memory",
+    "lag",
+    "connections_per_user",
+    "commands",
+    "outbox",
+    "message_size",
+    "frames",
+    "errors",
+    "connect_timeout",
+    "sizes_and_numbers",
+];
+
+/// The limit that a close comes of.
+fn limit_of_close(code: u16) -> Option<&'static str> {
+    let limits = [
+        (Close::SLOW, "outbox"),
+        (Close::TOO_MANY_REQUESTS, "commands"),
+        (Close::CONNECTION_LIMIT, "connections_per_user"),
+        (Close::TOO_MANY_ERRORS, "errors"),
+        (Close::CONTROL_FLOOD, "frames"),
+        (Close::MESSAGE_TOO_BIG, "message_size"),
+        (Close::STALE, "connect_timeout"),
+    ];
+    limits.into_iter().find(|(close, _)| close.code == code).map(|(_, limit)| limit)
+}
+
+/// The limit that a refusal comes of.
+fn limit_of_refusal(code: u32) -> Option<&'static str> {
+    let limits = [(Refusal::TOO_MANY_REQUESTS, "commands"), (Refusal::LIMIT_EXCEEDED, "sizes_and_numbers")];
+    limits.into_iter().find(|(refusal, _)| refusal.code == code).map(|(_, limit)| limit)
+}
+
 /// All counters. A clone counts into the same ones.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    registry: Arc<Registry>,
+    registry: Arc<(Registry, Registry)>,
+    busy: Arc<Busy>,
     /// TCP connections taken in.
     pub accepted: Counter,
     /// TCP connections turned away at the limit.
@@ -72,8 +258,11 @@ pub struct Metrics {
     connections: Gauge,
     users: Gauge,
     rooms: Gauge,
+    /// Places of connections in rooms, at the last scrape.
+    pub memberships: Gauge,
+    slow: Counter,
+    limited: Family<LimitLabel, Counter>,
     closes: Family<CodeLabel, Counter>,
-    commands: Family<KindLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
     api_calls: Family<ApiLabels, Counter>,
     /// Messages of clients and plugins that were taken for delivery.
@@ -89,6 +278,8 @@ pub struct Metrics {
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_generation: Family<PluginLabel, Gauge>,
     reloads: Family<OutcomeLabel, Counter>,
+    reload_failing: Gauge,
+    spans: Family<OutcomeLabel, Counter>,
     /// The pipeline's generation.
     pub generation: Gauge,
     /// Between instances.
@@ -112,14 +303,17 @@ impl Metrics {
     pub fn new() -> Self {
         let mut metrics = Self {
             registry: Arc::default(),
+            busy: Arc::new(Busy::new()),
             accepted: Counter::default(),
             turned_away: Counter::default(),
             sockets: Gauge::default(),
             connections: Gauge::default(),
             users: Gauge::default(),
             rooms: Gauge::default(),
+            memberships: Gauge::default(),
+            slow: Counter::default(),
+            limited: Family::default(),
             closes: Family::default(),
-            commands: Family::default(),
             refusals: Family::default(),
             api_calls: Family::default(),
             published: Counter::default(),
@@ -131,19 +325,30 @@ impl Metrics {
             plugin_failures: Family::default(),
             plugin_generation: Family::default(),
             reloads: Family::default(),
+            reload_failing: Gauge::default(),
+            spans: Family::default(),
             generation: Gauge::default(),
             cluster: ClusterMetrics::default(),
         };
         let mut registry = Registry::with_prefix("wayleave");
         let m = &metrics;
         registry.register("accepted", "TCP connections taken in", m.accepted.clone());
-        registry.register("turned_away", "Clients turned away by limits of connections, rate, memory or lag", m.turned_away.clone());
+        registry.register(
+            "turned_away",
+            "Clients turned away by limits of connections, rate, memory or lag",
+            m.turned_away.clone(),
+        );
         registry.register("sockets", "Open WebSockets, identified or not", m.sockets.clone());
         registry.register("connections", "Identified connections", m.connections.clone());
         registry.register("users", "Users with a connection", m.users.clone());
         registry.register("rooms", "Rooms with a member", m.rooms.clone());
+        registry.register("memberships", "Places of connections in rooms", m.memberships.clone());
+        registry.register("slow_clients", "Connections closed since they read too slowly", m.slow.clone());
+        registry.register("limited", "Closes and refusals that come of a limit, by limit", m.limited.clone());
+        registry.register_collector(Box::new(Scraped(Arc::clone(&m.busy))));
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What this is", build);
         registry.register("closes", "Ended connections by close code", m.closes.clone());
-        registry.register("commands", "Commands of clients by kind", m.commands.clone());
         registry.register("refusals", "Error replies by code", m.refusals.clone());
         registry.register("api_calls", "Calls of the server API by method and error code", m.api_calls.clone());
         registry.register("messages", "Messages taken for delivery", m.published.clone());
@@ -155,6 +360,8 @@ impl Metrics {
         registry.register("plugin_failures", "Failed calls of plugins", m.plugin_failures.clone());
         registry.register("plugin_generation", "How often a plugin was replaced", m.plugin_generation.clone());
         registry.register("reloads", "Reloads by outcome", m.reloads.clone());
+        registry.register("spans", "Spans of traces, by what became of them", m.spans.clone());
+        registry.register("reload_failing", "1 since a reload failed, until one succeeds", m.reload_failing.clone());
         registry.register("generation", "Generation of the pipeline", m.generation.clone());
         let c = &m.cluster;
         registry.register("bus_sent", "Frames sent to other instances", c.sent.clone());
@@ -171,12 +378,42 @@ impl Metrics {
         registry.register("sweeps", "Cleaning up after dead instances, by outcome", c.sweeps.clone());
         registry.register("sweeps_fenced", "Cleanings up that found a newer claim", c.fenced.clone());
         registry.register("deposed", "Times at which others had taken this one for dead", c.deposed.clone());
-        metrics.registry = Arc::new(registry);
+        registry.register_with_unit(
+            "heartbeat_age",
+            "Since this instance last showed that it lives; it is taken for dead after cluster.ttl",
+            Unit::Seconds,
+            c.beat_age.clone(),
+        );
+        // These have names of their own, which other programs have as well.
+        let mut common = Registry::default();
+        common.register_collector(Box::new(process::Process::new()));
+        metrics.registry = Arc::new((registry, common));
+        metrics.begin_at_zero();
         metrics
+    }
+
+    /// What is plotted as a rate must be there before it first happens.
+    fn begin_at_zero(&self) {
+        for outcome in ["replaced", "unchanged", "failed"] {
+            drop(self.reloads.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in ["sent", "dropped", "failed"] {
+            self.spans(outcome, 0);
+        }
+        for limit in LIMITS {
+            drop(self.limited.get_or_create(&LimitLabel { limit }));
+        }
+        self.cluster.begin_at_zero();
     }
 
     /// A connection ended.
     pub fn closed(&self, code: u16) {
+        if code == Close::SLOW.code {
+            self.slow.inc();
+        }
+        if let Some(limit) = limit_of_close(code) {
+            self.limited.get_or_create(&LimitLabel { limit }).inc();
+        }
         self.closes.get_or_create(&CodeLabel { code: code.into() }).inc();
     }
 
@@ -191,11 +428,30 @@ impl Metrics {
 
     /// A command came in.
     pub fn command(&self, kind: &'static str) {
-        self.commands.get_or_create(&KindLabel { kind }).inc();
+        self.busy.commands[place(&COMMANDS, kind)].add(1);
+    }
+
+    /// A command of this kind was answered after this long.
+    pub fn command_took(&self, kind: &'static str, took: Duration) {
+        self.busy.took[place(&COMMANDS, kind)].observe(took);
+    }
+
+    /// A pong came this long after its ping.
+    pub fn pong_took(&self, transport: &'static str, took: Duration) {
+        self.busy.rtt[place(&TRANSPORTS, transport)].observe(took);
+    }
+
+    /// A client was turned away by this limit.
+    pub fn turn_away(&self, limit: &'static str) {
+        self.turned_away.inc();
+        self.limited.get_or_create(&LimitLabel { limit }).inc();
     }
 
     /// An error reply went out. A plugin's own codes are counted as one.
     pub fn refused(&self, code: u32) {
+        if let Some(limit) = limit_of_refusal(code) {
+            self.limited.get_or_create(&LimitLabel { limit }).inc();
+        }
         let code = if (400..=1999).contains(&code) { 400 } else { code };
         self.refusals.get_or_create(&CodeLabel { code }).inc();
     }
@@ -210,6 +466,12 @@ impl Metrics {
     /// A reload ended.
     pub fn reloaded(&self, outcome: &'static str) {
         self.reloads.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.reload_failing.set(i64::from(outcome == "failed"));
+    }
+
+    /// Spans were sent, dropped or failed.
+    pub fn spans(&self, outcome: &'static str, n: u64) {
+        self.spans.get_or_create(&OutcomeLabel { outcome }).inc_by(n);
     }
 
     /// This plugin is live with this generation.
@@ -235,7 +497,7 @@ impl Metrics {
         registry.register("failures", "", self.plugin_failures.clone());
         let mut text = String::new();
         // Writing into a String does not fail.
-        encode(&mut text, &registry).expect("metrics become text");
+        encode_registry(&mut text, &registry).expect("metrics become text");
         let mut all: BTreeMap<(String, String), HookCalls> = BTreeMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let Some((name, labels, value)) = sample(line) else { continue };
@@ -265,9 +527,11 @@ impl Metrics {
         self.connections.set(number(connections));
         self.users.set(number(users));
         self.rooms.set(number(rooms));
-        let mut text = String::new();
+        let mut text = String::with_capacity(16 << 10);
         // Writing into a String does not fail.
-        encode(&mut text, &self.registry).expect("metrics become text");
+        let (own, common) = &*self.registry;
+        let written = encode_registry(&mut text, own).and_then(|()| encode_registry(&mut text, common));
+        written.and_then(|()| encode_eof(&mut text)).expect("metrics become text");
         text
     }
 }

@@ -43,6 +43,7 @@ use crate::{
     id::Generation,
     metrics::{HookMetrics, Metrics},
     protocol::{MemberInfo, Payload, Refusal},
+    traces,
 };
 
 /// What instances share cannot be reached now, or not in time.
@@ -327,6 +328,7 @@ impl Plugin {
         function: impl FnOnce(&Functions, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
     ) -> Result<A, Failure> {
         let metrics = self.metrics[hook as usize].as_ref();
+        let mut span = traces::child(hook.key());
         let started = Instant::now();
         let stuck = self.stuck.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
         let result = if stuck.is_err() {
@@ -339,7 +341,13 @@ impl Plugin {
         if let Some(metrics) = metrics {
             metrics.observe(started.elapsed());
         }
+        if let Some(span) = &mut span {
+            span.note("plugin", self.name());
+        }
         result.map_err(|(kind, reason)| {
+            if let Some(span) = &mut span {
+                span.fail(kind.key());
+            }
             if let Some(metrics) = metrics {
                 metrics.failed(kind);
             }

@@ -33,6 +33,7 @@ use crate::{
         records::MemoryRecords,
     },
     session::flusher::{Batch, Flusher},
+    traces::{Span, Tracer},
 };
 
 mod actions;
@@ -143,6 +144,8 @@ pub struct Router {
     service: api::Service,
     /// Who looks at what passes.
     tails: tail::Tails,
+    /// Set once, if anything is traced.
+    traces: std::sync::OnceLock<Arc<Tracer>>,
 }
 
 /// What a router is a part of.
@@ -180,6 +183,16 @@ pub enum Published {
 pub type OnKept = Box<dyn FnOnce(Result<Appended, Refusal>) + Send>;
 
 impl Router {
+    /// From here on what clients ask for is traced. Only the first call counts.
+    pub fn trace_with(&self, tracer: Arc<Tracer>) {
+        let _first = self.traces.set(tracer);
+    }
+
+    /// A trace of something that begins here, if there is to be one.
+    pub(crate) fn trace(&self, name: &'static str) -> Option<Box<Span>> {
+        self.traces.get()?.root(name).map(Box::new)
+    }
+
     /// A router for a first generation.
     #[must_use]
     pub fn new(
@@ -216,6 +229,7 @@ impl Router {
             inbound: Inbound::default(),
             service: api::Service::default(),
             tails: tail::Tails::default(),
+            traces: std::sync::OnceLock::new(),
         }
     }
 

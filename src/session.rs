@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{net::TcpStream, sync::mpsc, time::Instant};
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 mod bucket;
@@ -39,16 +39,18 @@ use crate::{
     config::{Level, RateOf},
     hub::Connection,
     id::ConnectionId,
+    net::Socket,
     plugin::JoinView,
     protocol::{Close, Command, Encoding, Incoming, NotTheProtocol, PayloadRef, Push, Refusal, Reply, Request},
     room::history::Appended,
     router::{Newcomer, NotConnected, Published, Router, too_often},
+    traces::{self, Span},
 };
 
 /// Runs a connection from its upgrade to its end. `early` is what the client
 /// sent right behind the handshake; `stop` ends it while it is nobody yet.
 pub fn run(
-    socket: TcpStream,
+    socket: Socket,
     encoding: Encoding,
     address: IpAddr,
     early: Bytes,
@@ -202,7 +204,16 @@ async fn hello(
     let request = understood(request)?;
     let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
     router.metrics.command("connect");
-    match Box::pin(router.connect(newcomer, request.id, &hello, batch)).await {
+    let began = Instant::now();
+    let mut span = router.trace("connect");
+    let connecting = router.connect(newcomer, request.id, &hello, batch);
+    let connected = Box::pin(traces::wait_within(span.as_deref(), connecting)).await;
+    if let (Some(span), Err(_)) = (&mut span, &connected) {
+        span.fail("refused");
+    }
+    drop(span);
+    router.metrics.command_took("connect", began.elapsed());
+    match connected {
         Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, newcomer.address, expires_at))),
         Err(NotConnected::Closed(close)) => Err(close),
         Err(NotConnected::Refused(refusal)) => {
@@ -331,7 +342,8 @@ impl Session {
         batch: &mut Batch<'_>,
     ) -> Result<(), Close> {
         let Request { id, command } = understood(request)?;
-        self.router.metrics.command(name(&command));
+        let (kind, began) = (name(&command), Instant::now());
+        self.router.metrics.command(kind);
         match self.may_ask() {
             Taken::Yes => {}
             Taken::No if id == 0 => return Ok(()),
@@ -351,7 +363,12 @@ impl Session {
         }
         let answer = match command {
             Command::Connect(_) => return Err(Close::BAD_REQUEST),
-            Command::Pong => return Ok(()),
+            Command::Pong => {
+                if let Some(rtt) = self.heartbeat.answered(began) {
+                    self.router.metrics.pong_took("websocket", rtt);
+                }
+                return Ok(());
+            }
             Command::Send { data } => {
                 // Nobody waits for an answer, so a refusal is only counted.
                 if let Err(refusal) = self.router.call(&self.connection, "", data, batch) {
@@ -361,13 +378,19 @@ impl Session {
             }
             Command::Join { room, token, data, recover, wishes } => {
                 let join = JoinView { room: &room, token: &token, data: data.as_ref() };
+                let span = self.traced("join", &room);
                 // Its good answer is sent on the way, at the right moment.
-                Box::pin(self.router.join(&self.connection, id, join, recover, wishes, batch)).await.map(|()| None)
+                let joining = self.router.join(&self.connection, id, join, recover, wishes, batch);
+                let joined = Box::pin(traces::wait_within(span.as_deref(), joining)).await.map(|()| None);
+                traced_end(span, joined)
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
             Command::Publish { room, payload } => {
                 let on_kept = self.answer_later(id);
-                match self.router.publish(&self.connection, &room, payload, on_kept, batch) {
+                let span = self.traced("publish", &room);
+                let publish = || self.router.publish(&self.connection, &room, payload, on_kept, batch);
+                let published = traces::within(span.as_deref(), publish);
+                match traced_end(span, published) {
                     Ok(Published::Now) => Ok(Some(Reply::Published)),
                     Ok(Published::Later) => Ok(None),
                     Err(refusal) => Err(refusal),
@@ -422,6 +445,7 @@ impl Session {
             }
             Err(refusal) => self.refuse(id, &refusal, batch),
         }
+        self.router.metrics.command_took(kind, began.elapsed());
         Ok(())
     }
 
@@ -451,6 +475,13 @@ impl Session {
             };
             connection.outbox.put(&frame, &mut Batch::new(&router.flusher));
         }
+    }
+
+    fn traced(&self, name: &'static str, room: &str) -> Option<Box<Span>> {
+        let mut span = self.router.trace(name)?;
+        span.note_name("room", room);
+        span.note_name("user", &self.connection.user);
+        Some(span)
     }
 
     fn may_ask(&mut self) -> Taken {
@@ -494,6 +525,14 @@ impl Session {
     fn put(&self, frame: &Bytes, batch: &mut Batch<'_>) {
         self.connection.outbox.put(frame, batch);
     }
+}
+
+/// Ends a span with what came of it.
+fn traced_end<T>(span: Option<Box<Span>>, result: Result<T, Refusal>) -> Result<T, Refusal> {
+    if let (Some(mut span), Err(refusal)) = (span, &result) {
+        span.fail(format!("refused with {}", refusal.code));
+    }
+    result
 }
 
 /// How long one connection's commands may keep a thread before others have

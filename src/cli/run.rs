@@ -4,6 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::notify::notify;
 use crate::{
     gateway::{Gateway, Left},
     generation::NotBuilt,
@@ -32,8 +33,10 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 async fn serve(config: crate::config::Config, file: &Path) -> anyhow::Result<ExitCode> {
     let signals = Signals::new()?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let gateway = Gateway::start(config, Some(file.to_owned())).await?;
-    tracing::info!("listening on http://{}", gateway.address());
+    tracing::info!("listening on {scheme}://{}", gateway.address());
+    notify("READY=1");
     signals.until_stopped(gateway, std::future::pending()).await
 }
 
@@ -73,6 +76,7 @@ impl Signals {
         }
         let how = gateway.reloader().running().config.drain;
         tracing::info!(timeout = ?how.timeout, connections = gateway.router().hub.n_connections(), "draining");
+        notify("STOPPING=1");
         Ok(match gateway.drain(how).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(left) => {

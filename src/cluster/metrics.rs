@@ -40,11 +40,25 @@ pub struct ClusterMetrics {
     pub instances: Gauge,
     /// Channels heard or wanted.
     pub topics: Gauge,
+    /// Seconds since the last beat, at the last scrape.
+    pub beat_age: Gauge<f64, std::sync::atomic::AtomicU64>,
     /// 1 while Redis can be used in both directions.
     pub up: Gauge,
 }
 
 impl ClusterMetrics {
+    pub(crate) fn begin_at_zero(&self) {
+        for reason in ["garbled", "late", "orders", "refused", "stale", "unknown", "version"] {
+            drop(self.drops.get_or_create(&ReasonLabel { reason }));
+        }
+        for role in ["publish", "read", "subscribe", "write"] {
+            drop(self.lost.get_or_create(&ReasonLabel { reason: role }));
+        }
+        for outcome in ["done", "fenced", "stopped"] {
+            drop(self.sweeps.get_or_create(&ReasonLabel { reason: outcome }));
+        }
+    }
+
     /// Something came to nothing.
     pub fn dropped(&self, reason: &'static str) {
         self.drops.get_or_create(&ReasonLabel { reason }).inc();

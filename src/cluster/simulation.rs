@@ -82,7 +82,7 @@ impl World {
 
     fn outbox(&self) -> Outbox {
         let socket = std::net::TcpStream::from(OwnedFd::from(self.socket.try_clone().unwrap()));
-        Outbox::new(tokio::net::TcpStream::from_std(socket).unwrap(), 1 << 20, 0)
+        Outbox::new(crate::net::Socket::from(tokio::net::TcpStream::from_std(socket).unwrap()), 1 << 20, 0)
     }
 
     fn start_instance(self: &Rc<Self>) {

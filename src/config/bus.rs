@@ -1,6 +1,7 @@
 //! `[bus]` and `[cluster]`: what joins instances.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,7 +18,7 @@ pub enum BusConfig {
 }
 
 /// How Redis is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
     /// What stands at the addresses.
     pub mode: RedisMode,
@@ -36,6 +37,19 @@ pub struct RedisConfig {
     /// Bytes that may wait toward Redis before messages for other instances
     /// are dropped and counted.
     pub queue: usize,
+}
+
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A URL may hold a password; what stands behind it says enough.
+        let place = |url: &String| url.rsplit_once('@').map_or(url.clone(), |(_, place)| format!("…@{place}"));
+        f.debug_struct("RedisConfig")
+            .field("mode", &self.mode)
+            .field("nodes", &self.nodes.iter().map(place).collect::<Vec<_>>())
+            .field("username", &self.username)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What kind of Redis.

@@ -316,13 +316,6 @@ impl<'a> Table<'a> {
             .is_some_and(|(_, value)| value.get_ref().is_table())
     }
 
-    /// A key that a later version will have: present, it is a mistake that says so.
-    pub(super) fn not_yet(&self, key: &'static str) {
-        if self.find(key).is_some() {
-            self.wrong(key, "not in this version of Wayleave; remove it");
-        }
-    }
-
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self) {
         self.report_unknown();

@@ -413,6 +413,13 @@ pub struct DrainConfig {
     pub spread: Duration,
 }
 
+impl From<Duration> for DrainConfig {
+    /// All at once, within this time.
+    fn from(timeout: Duration) -> Self {
+        Self { timeout, delay: Duration::ZERO, spread: Duration::ZERO }
+    }
+}
+
 impl DrainConfig {
     pub(super) fn read(table: Table<'_>) -> Self {
         let timeout = table.duration("timeout", secs(10), secs(0)..=secs(3600));
@@ -473,5 +480,37 @@ impl LogConfig {
         }
         table.finish();
         log
+    }
+}
+
+/// `[tracing]`: traces for a collector of OpenTelemetry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TracingConfig {
+    /// Where the collector listens; None: nothing is traced.
+    pub otlp: Option<String>,
+    /// Share of commands that are traced, 0 to 1.
+    pub sample: f64,
+    /// Names of rooms and users may be told.
+    pub names: bool,
+}
+
+impl TracingConfig {
+    pub(super) fn read(table: Table<'_>) -> Self {
+        let tracing = Self {
+            otlp: Some(table.or("otlp", String::new())).filter(|url| !url.is_empty()),
+            sample: table.or("sample", 0.01),
+            names: table.or("names", false),
+        };
+        if let Some(url) = &tracing.otlp {
+            let url = url.parse::<http::Uri>().ok();
+            if !url.is_some_and(|url| url.scheme_str() == Some("http") && url.host().is_some()) {
+                table.wrong("otlp", r#"is not the URL of a collector; expected one such as "http://127.0.0.1:4318""#);
+            }
+        }
+        if !(0.0..=1.0).contains(&tracing.sample) {
+            table.wrong("sample", format!("{} is out of range; expected 0.0 to 1.0", tracing.sample));
+        }
+        table.finish();
+        tracing
     }
 }

@@ -16,6 +16,7 @@ fn nothing_is_open_by_default() {
     let config = parse("").unwrap();
     assert!(config.server.listen.ip().is_loopback());
     assert!(!config.auth.anonymous && !config.metrics.enabled && !config.server.try_page);
+    assert!(config.tls.is_none() && config.tracing.otlp.is_none());
     assert!(config.rooms.is_empty() && config.server.allowed_origins.is_empty());
     let room = &parse("[[rooms]]\nmatch = \"x\"").unwrap().rooms[0];
     assert_eq!((room.publish, room.presence, room.join_leave), (PublishRight::Nobody, false, JoinLeave::Off));
@@ -29,6 +30,12 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[server]\nheader_timeout = \"1h\"", "out of range; expected 100ms to 1m");
     check_mistake("[server]\nallowed_origins = [\"example.com\"]", "\"https://example.com\"");
     check_mistake("[sever]\nlisten = \"x\"", "did you mean `server`?");
+    check_mistake("[tls]\ncert = \"/nowhere/x\"", "tls.cert: `/nowhere/x` cannot be read");
+    check_mistake("[tls]\n", "line 1: tls.key: this key is required: the path of a PEM file");
+    check_mistake("[tracing]\notlp = \"https://x\"", "tracing.otlp: is not the URL of a collector");
+    check_mistake("[tracing]\notlp = \"127.0.0.1:4318\"", "\"http://127.0.0.1:4318\"");
+    check_mistake("[tracing]\nsample = 2", "2 is out of range; expected 0.0 to 1.0");
+    check_mistake("[tracing]\nsample = \"all\"", "expected a number such as 0.01");
     check_mistake("[auth.jwt]\n", "line 1: auth.jwt.hmac_secret: this key is required");
     check_mistake("[auth.jwt]\nhmac_secret = \"short\"", "shorter than 32 bytes");
     check_mistake("[auth.jwt]\nhmac_secret_file = \"/nowhere/x\"", "cannot be read");
@@ -73,6 +80,14 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake(&format!("{kept}slow = \"latest\"\nslow_key = \"x\""), "such as \"data.symbol\"");
     check_mistake(&format!("{kept}slow = \"latest\"\nslow_at = \"2MiB\""), "limits.outbox");
     check_mistake(&format!("{kept}members = 0"), "out of range");
+    check_mistake("[drain]\ntimeout = \"5s\"\nspread = \"6s\"", "must be at least `delay` and `spread` together");
+    check_mistake("[limits]\nconnect_rate = \"5\"", "a number and a time");
+    check_mistake("[limits]\nmemory = \"1KiB\"", "out of range");
+    check_mistake("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]", "such as \"10.0.0.0/8\"");
+    let rate = |commands: &str, rate: &str| format!("[[limits.rates]]\ncommands = [\"{commands}\"]\nrate = \"{rate}\"");
+    check_mistake(&rate("publsh", "1/1s"), "`publsh` is not a command; expected some of subscribe");
+    check_mistake(&rate("publish", ""), "such as \"100/10s\"");
+    check_mistake("[[limits.rates]]\nof = \"room\"", "\"connection\", \"user\", \"address\"");
     check_mistake(
         "[[rooms]]\nmatch = \"x\"\nrecords = { count = 16, size = \"64KiB\" }",
         "limits.outbox: must be at least 2097152 bytes",
@@ -207,6 +222,11 @@ fn the_example_config_shows_every_option_with_its_default() {
         "allowed_origins",
         "try_page",
         "cache",
+        "cert",
+        "key",
+        "otlp",
+        "sample",
+        "names",
         "anonymous",
         "plugins",
         "hmac_secret",

@@ -40,6 +40,19 @@ impl Value for u64 {
     }
 }
 
+impl Value for f64 {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match value {
+            DeValue::Float(float) => Self::from_text(float.as_str()),
+            DeValue::Integer(integer) => Self::from_text(integer.as_str()),
+            _ => Self::from_text(""),
+        }
+    }
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| "a number such as 0.01".into())
+    }
+}
+
 impl Value for Duration {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
         Self::from_text(value.as_str().unwrap_or_default())

@@ -82,6 +82,17 @@ pub enum Full {
 }
 
 impl Full {
+    /// The key of the limit, as the metrics have it.
+    pub(super) fn limit(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Address => "connections_per_address",
+            Self::Rate => "connect_rate",
+            Self::Memory => "memory",
+            Self::Lag => "lag",
+        }
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::Connections => "full: limits.connections are open",

@@ -40,7 +40,7 @@ async fn connection(user: &str) -> Arc<Connection> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let id = ConnectionId::random(crate::id::BootId(1));
-    let outbox = Arc::new(Outbox::new(socket, 1 << 20, 0));
+    let outbox = Arc::new(Outbox::new(crate::net::Socket::from(socket), 1 << 20, 0));
     Arc::new(Connection::new(id, user.into(), "".into(), Encoding::CentrifugeJson, outbox))
 }
 

@@ -171,7 +171,9 @@ fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
     let secret = generation.config.auth.jwt.as_ref().and_then(|jwt| jwt.secret_file.clone());
     let keys = generation.config.api.keys.iter().filter_map(|key| key.file.clone());
-    plugins.chain(secret).chain(keys).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
+    let tls = generation.config.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
+    let files = plugins.chain(secret).chain(keys).chain(tls).chain(reloader.file().cloned());
+    files.map(|file| absolute(&file)).collect()
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -18,6 +18,7 @@ use crate::{
     protocol::{Broadcast, MemberInfo, Payload, Publication as Message, Push, Refusal, Tag},
     room::{history::Appended, keys::Full},
     session::flusher::Batch,
+    traces,
 };
 
 /// What a plugin's `lookup` reads: this instance's hub.
@@ -52,6 +53,7 @@ impl Router {
         on_kept: impl FnOnce(Result<Appended, Refusal>) + Send + 'static,
         batch: &mut Batch<'_>,
     ) -> Result<Published, Refusal> {
+        let _span = traces::child("deliver");
         let Envelope { room, payload, sender, keep, deliveries, .. } = envelope;
         let keeps = generation.room(room).and_then(|(entry, _)| entry.history).filter(|_| keep);
         let Some(keeps) = keeps else {

@@ -10,7 +10,10 @@ use super::{
     outbox::{Outbox, Pushed},
     reader::{Decoded, Reader, Takes},
 };
-use crate::protocol::{Close, Incoming, frame};
+use crate::{
+    net::Socket,
+    protocol::{Close, Incoming, frame},
+};
 
 /// How long the other side may take to close as well.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -18,7 +21,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Runs one socket behind its handshake to its end. `early`: what came with
 /// that; `message_size`: bytes of the largest message.
 pub async fn run(socket: TcpStream, early: Bytes, message_size: usize) {
-    let mut socket = Arc::new(socket);
+    let mut socket = Arc::new(Socket::from(socket));
     let outbox = Arc::new(Outbox::new(Arc::clone(&socket), 4 * message_size, 0));
     let mut reader = Reader::new(message_size, Takes::Both);
     let mut input = early.to_vec();

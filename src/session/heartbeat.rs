@@ -9,6 +9,8 @@ use tokio::time::Instant;
 pub(super) struct Heartbeat {
     next_ping: Instant,
     answer_by: Option<Instant>,
+    /// When the last ping went out that no pong has come for.
+    pinged: Option<Instant>,
 }
 
 /// What is due.
@@ -22,7 +24,7 @@ pub(super) enum Due {
 
 impl Heartbeat {
     pub(super) fn new(now: Instant, interval: Duration) -> Self {
-        Self { next_ping: now + interval, answer_by: None }
+        Self { next_ping: now + interval, answer_by: None, pinged: None }
     }
 
     /// When to look again.
@@ -39,6 +41,7 @@ impl Heartbeat {
             return Due::Nothing;
         }
         self.next_ping = now + interval;
+        self.pinged = Some(now);
         self.answer_by = timeout.map(|timeout| now + timeout);
         Due::Ping
     }
@@ -46,6 +49,11 @@ impl Heartbeat {
     /// The client has said something.
     pub(super) fn alive(&mut self) {
         self.answer_by = None;
+    }
+
+    /// A pong has come: how long after its ping. None: nobody asked for it.
+    pub(super) fn answered(&mut self, now: Instant) -> Option<Duration> {
+        self.pinged.take().map(|pinged| now.saturating_duration_since(pinged))
     }
 }
 
@@ -71,6 +79,16 @@ mod tests {
         assert_eq!(due(13, true), Due::Nothing);
         assert_eq!(due(20, false), Due::Ping);
         assert_eq!(due(23, false), Due::Dead);
+    }
+
+    #[test]
+    fn a_pong_is_timed_once() {
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(start, SECOND);
+        assert_eq!(heartbeat.answered(start), None);
+        assert_eq!(heartbeat.due(start + SECOND, SECOND, None), Due::Ping);
+        assert_eq!(heartbeat.answered(start + 3 * SECOND), Some(2 * SECOND));
+        assert_eq!(heartbeat.answered(start + 4 * SECOND), None);
     }
 
     #[test]

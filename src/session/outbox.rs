@@ -16,10 +16,13 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
 use super::flusher::Batch;
-use crate::protocol::{Close, Encoding};
+use crate::{
+    net::Socket,
+    protocol::{Close, Encoding},
+};
 
 /// Frames that wait are joined into one write of up to this many bytes. A
 /// loopback socket takes about this much at once before it is full.
@@ -47,7 +50,7 @@ enum Sink {
     /// longer, and must not keep the socket open.
     #[default]
     Nowhere,
-    Socket(Arc<TcpStream>),
+    Socket(Arc<Socket>),
     /// The body of a response takes them when it can; this waits for them.
     Body(Option<Waker>),
 }
@@ -132,7 +135,7 @@ thread_local! {
 impl Outbox {
     /// `max`: bytes that may wait. `shard`: which flusher writes for it.
     #[must_use]
-    pub fn new(socket: impl Into<Arc<TcpStream>>, max: usize, shard: usize) -> Self {
+    pub fn new(socket: impl Into<Arc<Socket>>, max: usize, shard: usize) -> Self {
         Self::to(Sink::Socket(socket.into()), Encoding::CentrifugeJson, max, shard)
     }
 
@@ -337,7 +340,7 @@ impl Outbox {
             }
             return;
         }
-        while !queue.frames.is_empty() {
+        while !queue.is_written() {
             match queue.write() {
                 Ok(n) => queue.advance(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -447,8 +450,16 @@ impl Queue {
         self.closing.get_or_insert(Close::LOST);
     }
 
+    /// TLS may have taken what the kernel has not.
+    fn is_written(&self) -> bool {
+        self.frames.is_empty() && !matches!(&self.sink, Sink::Socket(socket) if socket.has_rest())
+    }
+
     fn write(&self) -> io::Result<usize> {
         let Sink::Socket(socket) = &self.sink else { return Err(io::ErrorKind::NotConnected.into()) };
+        if self.frames.is_empty() {
+            return socket.try_flush().map(|()| 0);
+        }
         self.joined(|bytes| socket.try_write(bytes))
     }
 

@@ -3,15 +3,16 @@
 
 use std::{cell::RefCell, future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
 
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
 use super::{
     bucket::{Bucket, Taken},
     outbox::{Outbox, Pushed},
     reader::{Decoded, Reader, Takes},
 };
-use crate::protocol::{Close, Incoming};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until, timeout_at},
+use crate::{
+    net::Socket,
+    protocol::{Close, Incoming},
 };
 
 /// Bytes of one read. What one read brings is handled before anything is
@@ -66,7 +67,7 @@ pub(super) trait Line {
 /// A socket.
 #[derive(Debug)]
 pub(super) struct Wire {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     outbox: Arc<Outbox>,
     reader: Reader,
     control: Bucket,
@@ -92,7 +93,7 @@ impl Drop for Wire {
 
 impl Wire {
     /// `outbox` writes to the same `socket`, and no longer than this lives.
-    pub(super) fn new(socket: Arc<TcpStream>, outbox: Arc<Outbox>, message_size: usize, takes: Takes) -> Self {
+    pub(super) fn new(socket: Arc<Socket>, outbox: Arc<Outbox>, message_size: usize, takes: Takes) -> Self {
         let now = Instant::now();
         Self {
             socket,

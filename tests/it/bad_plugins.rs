@@ -1,7 +1,10 @@
 //! Plugins that misbehave: named with hook and reason, their policy followed,
 //! and the gateway serves on.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 use wayleave::{config::Config, gateway::Gateway};
 
 use crate::support::{TestGateway, eventually, fixture, plugin_config};
@@ -164,4 +167,59 @@ async fn ten_thousand_traps_leave_nothing_behind() {
     publish(10_000).await;
     let grown = resident().saturating_sub(before);
     assert!(grown < 16 << 20, "{grown} bytes after 10,000 traps");
+}
+
+/// How long a neighbour's messages take while somebody else's plugin fails all
+/// the time, and how long each failure took.
+async fn beside(name: &str, plugin: &str) -> (Duration, Duration, Vec<Duration>) {
+    const LIMITS: &str = "[limits]\ncommands_burst = 1000000\ncommands_per_second = 1000000\n";
+    let gateway = TestGateway::start(&plugin_config(&fixture(name), plugin, LIMITS)).await;
+    let (mut neighbour, mut victim) = (gateway.client().await, gateway.client().await);
+    neighbour.join("free:1").await;
+    victim.join("room:1").await;
+    let mut measure = async || {
+        let mut times = Vec::new();
+        for n in 0..400 {
+            let started = Instant::now();
+            neighbour.publish("free:1", json!(n)).await;
+            assert_eq!(neighbour.heard("free:1").await, n);
+            times.push(started.elapsed());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        times.sort();
+        times[times.len() * 99 / 100]
+    };
+    let alone = measure().await;
+    let ended = CancellationToken::new();
+    let end = ended.clone();
+    let failing = tokio::spawn(async move {
+        let mut took = Vec::new();
+        while !end.is_cancelled() {
+            let started = Instant::now();
+            assert_eq!(victim.refused("publish", json!({ "channel": "room:1", "data": 1 })).await, 100);
+            took.push(started.elapsed());
+        }
+        took.sort();
+        took
+    });
+    let with = measure().await;
+    ended.cancel();
+    (alone, with, failing.await.unwrap())
+}
+
+/// Row W2: who loops is stopped at its deadline, and those who have nothing to
+/// do with it do not wait for it. The bound is one that a machine of two cores
+/// holds while other tests run; the ratio is printed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn neighbours_of_a_plugin_that_fails_all_the_time_do_not_wait_for_it() {
+    for (name, plugin) in [("trap", ""), ("loop", "timeout = \"50ms\""), ("grow", "timeout = \"500ms\"")] {
+        let (alone, with, took) = beside(name, plugin).await;
+        println!("{name}: a neighbour's p99 alone {alone:?}, with it {with:?}; {} failures", took.len());
+        assert!(took.len() > 5, "{name}: it never failed");
+        assert!(with < alone * 6 / 5 + Duration::from_millis(20), "{name}: {alone:?} alone, {with:?} with it");
+        if name == "loop" {
+            let median = took[took.len() / 2];
+            assert!((40..=75).contains(&median.as_millis()), "{median:?} for a deadline of 50 ms");
+        }
+    }
 }

@@ -68,10 +68,10 @@ fn the_config_is_right_and_open_only_as_the_manifests_say() {
 #[test]
 fn containers_are_killed_only_after_the_drain() {
     let compose = manifest(COMPOSE);
-    assert!(seconds(&compose, "stop_grace_period: ") > config(&compose).drain_timeout);
+    assert!(seconds(&compose, "stop_grace_period: ") > config(&compose).drain.timeout);
     let deployment = manifest(DEPLOYMENT);
     let before = seconds(&deployment, "command: [sleep, \"");
-    assert!(seconds(&deployment, "terminationGracePeriodSeconds: ") > before + config(&deployment).drain_timeout);
+    assert!(seconds(&deployment, "terminationGracePeriodSeconds: ") > before + config(&deployment).drain.timeout);
 }
 
 #[test]
@@ -93,4 +93,43 @@ fn kubernetes_mounts_each_plugin_of_the_config() {
 #[test]
 fn kubernetes_adds_no_variables_of_its_own() {
     assert!(manifest(DEPLOYMENT).contains("enableServiceLinks: false"));
+}
+
+#[test]
+fn systemd_kills_only_after_the_drain_and_gives_no_rights() {
+    let unit = manifest("systemd/wayleave.service");
+    let longest = config(&manifest(COMPOSE)).drain.timeout;
+    assert!(seconds(&unit, "TimeoutStopSec=") > longest);
+    for line in
+        ["DynamicUser=yes", "ProtectSystem=strict", "NoNewPrivileges=yes", "CapabilityBoundingSet=", "Type=notify"]
+    {
+        assert!(unit.lines().any(|it| it == line), "{line}");
+    }
+    assert!(unit.contains("ExecReload=/bin/kill -HUP $MAINPID") && unit.contains("LimitNOFILE="));
+}
+
+#[test]
+fn a_service_manager_is_told_of_the_start_and_of_the_end() {
+    use std::{os::unix::net::UnixDatagram, process::Command};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, "[server]\nlisten = \"127.0.0.1:0\"\ncache = \"\"\n[auth]\nanonymous = true\n").unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_wayleave"))
+        .args(["run", "--config", file.to_str().unwrap()])
+        .env("NOTIFY_SOCKET", &path)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let hear = || {
+        let mut text = [0; 64];
+        let n = manager.recv(&mut text).unwrap();
+        String::from_utf8(text[..n].to_vec()).unwrap()
+    };
+    assert_eq!(hear(), "READY=1");
+    assert!(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(hear(), "STOPPING=1");
+    assert!(child.wait().unwrap().success());
 }

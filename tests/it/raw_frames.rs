@@ -28,7 +28,7 @@ const ANSWER: &str = r#"{"id":2"#;
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-const TEXT: u8 = 0x81;
+pub const TEXT: u8 = 0x81;
 const FIRST: u8 = 0x01;
 const MORE: u8 = 0x00;
 const LAST: u8 = 0x80;
@@ -57,7 +57,7 @@ fn masked(payload: &[u8]) -> Vec<u8> {
 }
 
 /// A client's frame with this first byte.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = match payload.len() {
         n @ ..126 => vec![first, 0x80 | u8::try_from(n).unwrap()],
         n @ ..0x1_0000 => [&[first, 0xfe][..], &u16::try_from(n).unwrap().to_be_bytes()].concat(),
@@ -204,7 +204,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, End)> {
 }
 
 /// A socket behind its handshake.
-async fn upgraded(address: SocketAddr) -> TcpStream {
+pub async fn upgraded(address: SocketAddr) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.set_nodelay(true).unwrap();
     socket.write_all(HANDSHAKE.as_bytes()).await.unwrap();
@@ -217,7 +217,7 @@ async fn upgraded(address: SocketAddr) -> TcpStream {
 }
 
 /// The next frame of a server: its first byte and payload; None at the end.
-async fn next_frame(socket: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
+pub async fn next_frame(socket: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     let first = socket.read_u8().await.ok()?;
     let length = match socket.read_u8().await.unwrap() {
         126 => u64::from(socket.read_u16().await.unwrap()),

@@ -67,6 +67,8 @@ pub fn fixture(name: &str) -> PathBuf {
 pub struct TestGateway {
     pub gateway: Gateway,
     pub folder: TempDir,
+    /// Others that it needs for as long as it lives.
+    pub files: Vec<TempDir>,
 }
 
 impl TestGateway {
@@ -82,7 +84,7 @@ impl TestGateway {
         std::fs::write(&file, text).unwrap();
         let config = Config::load(&file).unwrap_or_else(|error| panic!("{error}"));
         let gateway = Gateway::start(config, Some(file)).await.unwrap_or_else(|error| panic!("{error:#}"));
-        Self { gateway, folder }
+        Self { gateway, folder, files: Vec::new() }
     }
 
     /// One whose only plugin `p` is a fixture, in the rooms `room:*`.

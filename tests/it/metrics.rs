@@ -1,0 +1,167 @@
+//! What is counted is what has happened. Rows A10 and M16.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use crate::{
+    raw_frames::{TEXT, frame, next_frame, upgraded},
+    support::{TestClient, instance::Instance, proxy::FaultProxy, until},
+};
+
+const ROOM: &str = "[[rooms]]\nmatch = \"r\"\npublish = \"members\"\n";
+
+/// A client that counts its bytes.
+struct Counting {
+    socket: TcpStream,
+    sent: usize,
+    heard: usize,
+}
+
+impl Counting {
+    async fn open(instance: &Instance) -> Self {
+        Self { socket: upgraded(instance.addr()).await, sent: 0, heard: 0 }
+    }
+
+    async fn say(&mut self, text: &str) {
+        let frame = frame(TEXT, text.as_bytes());
+        self.sent += frame.len();
+        self.socket.write_all(&frame).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> String {
+        let (_, payload) = next_frame(&mut self.socket).await.unwrap();
+        self.heard += payload.len() + if payload.len() < 126 { 2 } else { 4 };
+        String::from_utf8(payload).unwrap()
+    }
+}
+
+/// Row A10: traffic of known size, and each counter equal to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn counters_and_gauges_equal_the_truth() {
+    const CLIENTS: usize = 5;
+    const MESSAGES: usize = 200;
+    let instance = Instance::start(ROOM, None, "a").await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = Counting::open(&instance).await;
+        client.say(r#"{"id":1,"connect":{}}"#).await;
+        client.hear().await;
+        client.say(r#"{"id":2,"subscribe":{"channel":"r"}}"#).await;
+        client.hear().await;
+        clients.push(client);
+    }
+    let data = "x".repeat(300);
+    for n in 0..MESSAGES {
+        let text = format!(r#"{{"id":{},"publish":{{"channel":"r","data":"{data}"}}}}"#, n + 3);
+        clients[n % CLIENTS].say(&text).await;
+        for (i, client) in clients.iter_mut().enumerate() {
+            // The sender's answer and the push may come in one frame or in two.
+            let mut lines = client.hear().await.lines().count();
+            let expected = if i == n % CLIENTS { 2 } else { 1 };
+            while lines < expected {
+                lines += client.hear().await.lines().count();
+            }
+            assert_eq!(lines, expected);
+        }
+    }
+    clients[0].say(r#"{"id":9999,"presence":{"channel":"r"}}"#).await;
+    assert!(clients[0].hear().await.contains("error"));
+
+    let (_, text) = instance.get("/metrics").await.unwrap();
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().unwrap()
+    };
+    let check = |name: &str, truth: usize| assert_eq!(value(name), truth as f64, "{name}");
+    check("wayleave_connections", CLIENTS);
+    check("wayleave_sockets", CLIENTS);
+    check("wayleave_users", 0);
+    check("wayleave_rooms", 1);
+    check("wayleave_memberships", CLIENTS);
+    check("wayleave_messages_total", MESSAGES);
+    check("wayleave_deliveries_total", MESSAGES * CLIENTS);
+    check(r#"wayleave_commands_total{kind="connect"}"#, CLIENTS);
+    check(r#"wayleave_commands_total{kind="subscribe"}"#, CLIENTS);
+    check(r#"wayleave_commands_total{kind="publish"}"#, MESSAGES);
+    check(r#"wayleave_command_duration_seconds_count{kind="publish"}"#, MESSAGES);
+    check(r#"wayleave_command_duration_seconds_bucket{le="+Inf",kind="publish"}"#, MESSAGES);
+    check(r#"wayleave_refusals_total{code="108"}"#, 1);
+    check(r#"wayleave_client_bytes_total{direction="in"}"#, clients.iter().map(|client| client.sent).sum());
+    // A client may have heard what the writing thread is about to count.
+    let heard: usize = clients.iter().map(|client| client.heard).sum();
+    let out = r#"wayleave_client_bytes_total{direction="out"}"#;
+    until("all that went out is counted", async || instance.metric(out).await >= heard as f64).await;
+    assert_eq!(instance.metric(out).await, heard as f64);
+    assert!(value("process_resident_memory_bytes") > (1 << 20) as f64);
+    assert!(value("process_open_fds") >= CLIENTS as f64);
+    // It is counted in hundredths of a second.
+    until("it has used some", async || instance.metric("process_cpu_seconds_total").await > 0.0).await;
+    check(&format!("wayleave_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1);
+
+    drop(clients);
+    until("all are gone", async || instance.metric("wayleave_connections").await == 0.0).await;
+    assert_eq!(instance.metric(r#"wayleave_closes_total{code="3000"}"#).await, CLIENTS as f64);
+    assert_eq!(instance.metric("wayleave_memberships").await, 0.0);
+}
+
+/// Row A10, labels: what a client chose is in none.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_of_a_client_is_in_a_metric() {
+    let config = "[server]\npersonal_rooms = true\n[[rooms]]\nmatch = \"*\"\npublish = \"members\"\n";
+    let instance = Instance::start(config, None, "a").await;
+    let mut client = instance.user("canary-user").await;
+    client.join("canary-room").await;
+    client.publish("canary-room", json!("canary-data")).await;
+    client.refused("rpc", json!({ "method": "canary-method" })).await;
+    client.refused("canary-command", json!({})).await;
+    let _answer = instance.get("/api/canary-api").await.unwrap();
+    let (_, text) = instance.get("/metrics").await.unwrap();
+    assert!(text.contains("wayleave_messages_total 1") && !text.contains("canary"), "{text}");
+}
+
+/// Row M16: 80 ms of delay are reported as 80 ms of round trip, give or take 15.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_round_trip_is_measured() {
+    let instance = Instance::start("[server]\nping_interval = \"1s\"\npong_timeout = \"900ms\"\n", None, "a").await;
+    let proxy = FaultProxy::start(instance.addr()).await;
+    let url = format!("ws://{}/connection/websocket", proxy.addr());
+    let mut client = TestClient::connect(&url, json!({})).await;
+    proxy.delay(Duration::from_millis(40), Duration::ZERO);
+    let metric = |what: &str| format!(r#"wayleave_client_rtt_seconds_{what}{{transport="websocket"}}"#);
+    let answered = async {
+        until("it has answered twice", async || instance.metric(&metric("count")).await >= 2.0).await;
+    };
+    // It answers pings while it waits for something else.
+    tokio::select! {
+        () = answered => {}
+        pushed = client.try_push(Duration::from_secs(20)) => panic!("{pushed:?}"),
+    }
+    let mean = instance.metric(&metric("sum")).await / instance.metric(&metric("count")).await;
+    println!("{:.1} ms", mean * 1e3);
+    assert!((0.065..=0.095).contains(&mean), "{mean}");
+}
+
+/// Row G8 in part: what is turned away at a limit is counted by that limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_counted_by_their_name() {
+    let config = "[limits]\nconnections = 3\nmessage_size = \"1KiB\"\nname_length = 8\n[[rooms]]\nmatch = \"*\"\n";
+    let instance = Instance::start(config, None, "a").await;
+    let limited = async |limit: &str| instance.metric(&format!("wayleave_limited_total{{limit=\"{limit}\"}}")).await;
+    assert_eq!(limited("message_size").await, 0.0);
+    let mut large = instance.client().await;
+    large.say(&"x".repeat(2000)).await;
+    assert_eq!(large.closed().await.0, 1009);
+    until("it is counted", async || limited("message_size").await == 1.0).await;
+    let mut named = instance.client().await;
+    named.refused("subscribe", json!({ "channel": "much too long" })).await;
+    assert_eq!(limited("sizes_and_numbers").await, 1.0);
+    large.leave().await;
+    let (_second, _third) = (instance.client().await, TcpStream::connect(instance.addr()).await.unwrap());
+    let turned_away = TestClient::try_connect(&instance.url(), json!({}), Duration::from_secs(5)).await;
+    assert!(turned_away.is_err());
+    drop((named, _second, _third));
+    until("it is counted", async || instance.get("/health").await.is_ok()).await;
+    until("it is counted", async || limited("connections").await >= 1.0).await;
+}

@@ -29,8 +29,8 @@ pub use self::{
         Template,
     },
     sections::{
-        ApiConfig, ApiKey, AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
-        ServerConfig, UserLimit,
+        AdminConfig, ApiConfig, ApiKey, AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown,
+        Secret, ServerConfig, UserLimit,
     },
     value::{JoinLeave, Rate},
 };
@@ -47,6 +47,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// The server API.
     pub api: ApiConfig,
+    /// The admin page.
+    pub admin: AdminConfig,
     /// Who may connect.
     pub auth: AuthConfig,
     /// What one connection or user may use up.
@@ -138,6 +140,7 @@ impl Config {
         let bus = BusConfig::read(root.section("bus"), folder);
         let cluster = ClusterConfig::read(root.section("cluster"));
         let api = ApiConfig::read(root.section("api"), folder);
+        let admin = AdminConfig::read(root.section("admin"), &api);
         let server = ServerConfig::read(root.section("server"), folder);
         let auth = AuthConfig::read(root.section("auth"), folder);
         let limits = Limits::read(root.section("limits"));
@@ -177,7 +180,21 @@ impl Config {
             root.section("limits").wrong("outbox", text);
         }
         root.report_unknown();
-        Some(Self { server, bus, cluster, api, auth, limits, metrics, log, drain_timeout, rooms, routes, plugins })
+        Some(Self {
+            server,
+            bus,
+            cluster,
+            api,
+            admin,
+            auth,
+            limits,
+            metrics,
+            log,
+            drain_timeout,
+            rooms,
+            routes,
+            plugins,
+        })
     }
 
     /// The entry that counts for a room; None: there is no such room.

@@ -179,7 +179,8 @@ fn routes(web: Web) -> Routes {
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
-        .merge(api::routes());
+        .merge(api::routes())
+        .merge(pages::admin_routes());
     if generation.config.server.try_page {
         routes = routes.merge(pages::routes());
     }

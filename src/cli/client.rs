@@ -100,7 +100,7 @@ impl Place {
 /// Which gateway a tool is for.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Gateway {
-    /// Its address, such as http://localhost:8000; without it, what the config
+    /// Its address, such as `http://localhost:8000`; without it, what the config
     /// says.
     #[arg(long)]
     url: Option<String>,

@@ -7,11 +7,16 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::{Config, ConfigError, LogConfig, LogFormat};
 
+mod bench;
 mod build;
 mod check;
+mod client;
 mod dev;
 mod notify;
 mod run;
+mod server;
+mod subscribe;
+mod token;
 
 /// A realtime gateway whose rooms are decided by WebAssembly plugins.
 #[derive(Debug, Parser)]
@@ -29,6 +34,20 @@ enum Command {
     Check(ConfigArgument),
     /// Serve, and rebuild and reload plugins whenever their sources change.
     Dev(ConfigArgument),
+    /// Make a token for a user, with the config's secret.
+    Token(token::Token),
+    /// Publish to a room, by the server API.
+    ///
+    /// The key is taken from the variable `WAYLEAVE_API_KEY`, or from the config.
+    Publish(server::Publish),
+    /// Hear a room, as a client: what comes is printed as JSON, a line each.
+    Subscribe(subscribe::Subscribe),
+    /// Show what passes in a room, of a user, or everything, by the server API.
+    ///
+    /// The key is taken from the variable `WAYLEAVE_API_KEY`, or from the config.
+    Tail(server::Tail),
+    /// Load a gateway with connections and messages, and measure.
+    Bench(bench::Bench),
     /// Work on plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -62,6 +81,11 @@ pub fn main() -> ExitCode {
         Command::Run(ConfigArgument { config }) => run::main(&config),
         Command::Check(ConfigArgument { config }) => check::main(&config),
         Command::Dev(ConfigArgument { config }) => dev::main(&config),
+        Command::Token(token) => token::main(&token),
+        Command::Publish(publish) => server::publish(&publish),
+        Command::Subscribe(subscribe) => subscribe::main(&subscribe),
+        Command::Tail(tail) => server::tail(&tail),
+        Command::Bench(bench) => bench::main(&bench),
         Command::Plugin(PluginCommand::Build { folders, config }) => build::main(folders, &config.config),
     }
 }
@@ -72,6 +96,27 @@ fn load(file: &std::path::Path) -> Result<Config, ExitCode> {
         eprintln!("{error}");
         ExitCode::from(EXIT_MISTAKE)
     })
+}
+
+/// A JSON text among the arguments.
+fn json(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("not JSON: {error}; a text stands in quotes: '\"hello\"'"))
+}
+
+/// How a tool ends.
+fn finish(result: anyhow::Result<()>) -> ExitCode {
+    result.map_or_else(
+        |error| {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+/// Runs a tool.
+fn block_on(tool: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    finish(run::runtime().and_then(|runtime| runtime.block_on(tool)))
 }
 
 fn start_log(config: &LogConfig) {

@@ -32,8 +32,8 @@ pub use self::{
         SlowPolicy, Target, Template,
     },
     sections::{
-        ApiConfig, ApiKey, AuthConfig, DrainConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown,
-        Secret, ServerConfig, TracingConfig, UserLimit,
+        AdminConfig, ApiConfig, ApiKey, AuthConfig, DrainConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig,
+        OnLimitDown, Secret, ServerConfig, TracingConfig, UserLimit,
     },
     tls::TlsConfig,
     value::{JoinLeave, Rate, Recovery},
@@ -53,6 +53,8 @@ pub struct Config {
     pub cluster: ClusterConfig,
     /// The server API.
     pub api: ApiConfig,
+    /// The admin page.
+    pub admin: AdminConfig,
     /// Who may connect.
     pub auth: AuthConfig,
     /// What one connection or user may use up.
@@ -145,6 +147,7 @@ impl Config {
         let bus = BusConfig::read(root.section("bus"), folder);
         let cluster = ClusterConfig::read(root.section("cluster"));
         let api = ApiConfig::read(root.section("api"), folder);
+        let admin = AdminConfig::read(root.section("admin"), &api);
         let server = ServerConfig::read(root.section("server"), folder);
         let tls = TlsConfig::read(root.section("tls"), folder);
         let auth = AuthConfig::read(root.section("auth"), folder);
@@ -200,6 +203,7 @@ impl Config {
             bus,
             cluster,
             api,
+            admin,
             auth,
             limits,
             metrics,

@@ -217,7 +217,8 @@ fn routes(web: Web) -> Routes {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .merge(streams::routes())
-        .merge(api::routes());
+        .merge(api::routes())
+        .merge(pages::admin_routes());
     if generation.config.server.try_page {
         routes = routes.merge(pages::routes());
     }

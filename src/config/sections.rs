@@ -436,6 +436,24 @@ impl DrainConfig {
     }
 }
 
+/// `[admin]`: the page for those who run the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// `/admin` answers; what it shows, it asks of the server API, with a key.
+    pub enabled: bool,
+}
+
+impl AdminConfig {
+    pub(super) fn read(table: Table<'_>, api: &ApiConfig) -> Self {
+        let admin = Self { enabled: table.or("enabled", false) };
+        if admin.enabled && api.keys.is_empty() {
+            table.wrong("enabled", "the page asks the server API, which needs a key; add one to `api.keys`");
+        }
+        table.finish();
+        admin
+    }
+}
+
 /// `[metrics]`: whether `/metrics` answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsConfig {

@@ -17,6 +17,7 @@ fn nothing_is_open_by_default() {
     assert!(config.server.listen.ip().is_loopback());
     assert!(!config.auth.anonymous && !config.metrics.enabled && !config.server.try_page);
     assert!(config.tls.is_none() && config.tracing.otlp.is_none());
+    assert!(config.api.keys.is_empty() && !config.admin.enabled);
     assert!(config.rooms.is_empty() && config.server.allowed_origins.is_empty());
     let room = &parse("[[rooms]]\nmatch = \"x\"").unwrap().rooms[0];
     assert_eq!((room.publish, room.presence, room.join_leave), (PublishRight::Nobody, false, JoinLeave::Off));
@@ -63,6 +64,7 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[api]\nkeys = [{ name = \"a\", key_file = \"/nowhere/x\" }]", "cannot be read");
     check_mistake("[api]\nkeys = [{ name = \"a\", key_env = \"NOWHERE\" }]", "has no variable `NOWHERE`");
     check_mistake("[api]\nkey = \"short\"", "line 2: api.key: is shorter than 16 bytes");
+    check_mistake("[admin]\nenabled = true", "line 2: admin.enabled: the page asks the server API, which needs a key");
     check_mistake("[api]\nfailures = \"20\"", "a number and a time");
     check_mistake("[[rooms]]\npublish = \"members\"", "line 1: rooms[0].match: this key is required");
     check_mistake("[[rooms]]\nmatch = \"\"", "must not be empty");

@@ -204,3 +204,173 @@ async fn dev_rebuilds_on_save_and_says_what_cannot_be_built() {
     let reply = client.ask("rpc", serde_json::json!({ "method": "echo", "data": "back" })).await;
     assert_eq!(reply["rpc"]["data"], "back");
 }
+
+/// A gateway for the tools, its config, and where it is.
+async fn for_tools() -> (tempfile::TempDir, crate::support::instance::Instance, String) {
+    let rooms = "[[rooms]]\nmatch = \"chat:*\"\npublish = \"members\"\n[[rooms]]\nmatch = \"kept:*\"\nhistory = { size = \
+                 10, ttl = \"1m\" }\nrecovery = true\n";
+    let api = "[api]\nkeys = [{ name = \"some\", key = \"a key for some things\", methods = [\"info\"] }, { name = \"all\", \
+               key = \"a-key-of-the-tests\" }]\n";
+    let gateway = crate::support::instance::Instance::start(&format!("{api}{rooms}"), None, "tools").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), gateway.config()).unwrap();
+    let url = gateway.http();
+    (folder, gateway, url)
+}
+
+/// A tool that goes on: what it prints, line by line.
+struct Tool {
+    child: Child,
+    out: Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Tool {
+    fn start(arguments: &[&str], folder: &Path) -> Self {
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_wayleave"))
+            .args(arguments)
+            .current_dir(folder)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, out }
+    }
+
+    async fn next(&mut self) -> serde_json::Value {
+        let line = tokio::time::timeout(PATIENCE, self.out.next_line()).await.expect("it prints nothing").unwrap();
+        serde_json::from_str(&line.expect("it ended")).unwrap()
+    }
+}
+
+/// Runs a tool to its end, off the test's thread.
+async fn tool(arguments: &[&str], folder: &Path) -> (bool, String, String) {
+    let (arguments, folder): (Vec<String>, _) =
+        (arguments.iter().map(|&it| it.to_owned()).collect(), folder.to_owned());
+    let output = tokio::task::spawn_blocking(move || {
+        wayleave(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &folder)
+    });
+    let output = output.await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_the_tool_lets_its_user_in() {
+    let (folder, gateway, _) = for_tools().await;
+    let arguments = ["token", "--user", "ada", "--room", "chat:1", "--ttl", "1m", "--info", r#"{"name":"Ada"}"#];
+    let (good, token, said) = tool(&arguments, folder.path()).await;
+    assert!(good, "{said}");
+    let hello = serde_json::json!({ "token": token.trim() });
+    let mut ada = gateway.client_with(hello).await;
+    ada.publish("chat:1", serde_json::json!(1)).await;
+    let push = ada.push().await;
+    assert_eq!(
+        (&push["pub"]["info"]["user"], &push["pub"]["info"]["conn_info"]["name"]),
+        (&"ada".into(), &"Ada".into())
+    );
+    let claims = data_encoding::BASE64URL_NOPAD.decode(token.split('.').nth(1).unwrap().as_bytes()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!((now..=now + 60).contains(&claims["exp"].as_u64().unwrap()), "{claims}");
+
+    let (_, forever, _) = tool(&["token", "--user", "ada", "--ttl", "forever"], folder.path()).await;
+    let claims = data_encoding::BASE64URL_NOPAD.decode(forever.split('.').nth(1).unwrap().as_bytes()).unwrap();
+    assert!(!String::from_utf8(claims).unwrap().contains("exp"));
+    let (good, _, said) = tool(&["token", "--user", "ada", "--info", "x"], folder.path()).await;
+    assert!(!good && said.contains("not JSON"), "{said}");
+    std::fs::write(folder.path().join("config.toml"), "").unwrap();
+    let (good, _, said) = tool(&["token", "--user", "ada"], folder.path()).await;
+    assert!(!good && said.contains("auth.jwt"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_tool_publishes_others_hear_also_after_a_restart() {
+    let (folder, mut gateway, url) = for_tools().await;
+    let subscribe = ["subscribe", "kept:1", "--url", &url, "--count", "2"];
+    let mut heard = Tool::start(&subscribe, folder.path());
+    assert_eq!(heard.next().await["channel"], "kept:1");
+    let mut tail = Tool::start(&["tail", "--room", "kept:1"], folder.path());
+    assert_eq!(tail.next().await["type"], "tailing");
+    let publish = ["publish", "kept:1", r#"{"n": 1}"#];
+    let (good, out, said) = tool(&publish, folder.path()).await;
+    assert!(good && out.contains("\"offset\":1"), "{out}{said}");
+    assert_eq!(heard.next().await["pub"]["data"], serde_json::json!({ "n": 1 }));
+    let line = tail.next().await;
+    assert_eq!((&line["type"], &line["data"]), (&"message".into(), &serde_json::json!({ "n": 1 })), "{line}");
+
+    // Both come back by themselves; what was in memory is gone.
+    gateway.restart().await;
+    assert!(heard.next().await.get("subscribed").is_some());
+    while tail.next().await["type"] != "tailing" {}
+    let (good, _, said) = tool(&["publish", "kept:1", "2", "--url", &url], folder.path()).await;
+    assert!(good, "{said}");
+    assert_eq!(heard.next().await["pub"]["data"], serde_json::json!(2));
+    while tail.next().await["data"] != serde_json::json!(2) {}
+    let ended = tokio::time::timeout(PATIENCE, heard.child.wait()).await.unwrap().unwrap();
+    assert!(ended.success(), "two messages were wanted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_say_what_is_wrong() {
+    let (folder, gateway, url) = for_tools().await;
+    let nowhere = tempfile::tempdir().unwrap();
+    for (arguments, expected) in [
+        (vec!["publish", "nowhere", "1"], "refused with 102"),
+        (vec!["publish", "chat:1", "hello"], "a text stands in quotes"),
+        (vec!["publish", "chat:1", "1", "--url", "localhost"], "is no address"),
+        (vec!["tail", "--room", "nowhere"], "refused with 102"),
+        (vec!["subscribe", "nowhere"], "refused: 102"),
+        (vec!["subscribe", "chat:1", "--token", "x"], "3500"),
+        (vec!["bench", "--connections", "1", "--rooms", "2"], "more rooms than connections"),
+        (vec!["bench", "--connections", "1", "--rooms", "1", "--pid", "4194305", "--seconds", "1"], "no process"),
+    ] {
+        let (good, _, said) = tool(&arguments, folder.path()).await;
+        assert!(!good && said.contains(expected), "{arguments:?}: {said}");
+    }
+    let (good, _, said) = tool(&["publish", "chat:1", "1", "--url", &url], nowhere.path()).await;
+    assert!(!good && said.contains("WAYLEAVE_API_KEY"), "{said}");
+    let with_key = |key: &'static str, url: String| {
+        let folder = nowhere.path().to_owned();
+        tokio::task::spawn_blocking(move || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_wayleave"));
+            command.args(["publish", "chat:1", "1", "--url", &url]).env("WAYLEAVE_API_KEY", key).current_dir(folder);
+            command.output().unwrap()
+        })
+    };
+    assert!(with_key("a-key-of-the-tests", url.clone()).await.unwrap().status.success());
+    let refused = with_key("a wrong key, but long", url).await.unwrap();
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("refused with 401"));
+    drop(gateway);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bench_counts_every_delivery() {
+    let (folder, mut gateway, url) = for_tools().await;
+    let pid = gateway.pid().to_string();
+    let arguments = [
+        "bench",
+        "--url",
+        &url,
+        "--connections",
+        "20",
+        "--rooms",
+        "3",
+        "--rate",
+        "100",
+        "--seconds",
+        "2",
+        "--pid",
+        &pid,
+        "--json",
+    ];
+    let (good, out, said) = tool(&arguments, folder.path()).await;
+    assert!(good && said.contains("deliveries"), "{said}");
+    let figures: serde_json::Value = serde_json::from_str(&out).unwrap();
+    // 20 members in rooms of 7, 7 and 6, each of whom sends ten times: 10 * (49 + 49 + 36).
+    assert_eq!((&figures["messages"], &figures["deliveries"]), (&200.into(), &1340.into()), "{figures}");
+    assert_eq!((&figures["deliveries_missing"], &figures["refused"]), (&0.into(), &0.into()), "{figures}");
+    let latency = &figures["latency_ms"];
+    assert!(latency["p50"].as_f64().unwrap() > 0.0 && latency["p50"].as_f64() <= latency["max"].as_f64(), "{figures}");
+    assert!(figures["server_cpu_seconds"].is_number());
+}

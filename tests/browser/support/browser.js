@@ -37,6 +37,12 @@ export async function browser(t, options = {}) {
 
 /** Opens the gateway's page. What goes wrong in it is collected in `wrong`. */
 export async function open(context, gateway) {
+  const { page, wrong } = await watched(context, gateway);
+  return { page, wrong, panes: { ada: new Pane(page, "ada"), bob: new Pane(page, "bob") } };
+}
+
+/** Opens any page of the gateway. */
+export async function watched(context, gateway, path = "") {
   const page = await context.newPage();
   const wrong = [];
   page.on("pageerror", (error) => wrong.push(`error: ${error.message}`));
@@ -57,8 +63,8 @@ export async function open(context, gateway) {
       tellViolation(`${event.violatedDirective}: ${event.blockedURI} ${event.sample}`),
     );
   });
-  await page.goto(gateway.url);
-  return { page, wrong, panes: { ada: new Pane(page, "ada"), bob: new Pane(page, "bob") } };
+  await page.goto(gateway.url + path);
+  return { page, wrong };
 }
 
 /** One user's half of the page. Everything waits until it is so, or fails. */

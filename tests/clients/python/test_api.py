@@ -3,6 +3,7 @@
 import asyncio
 import base64
 
+import cent
 import pytest
 import requests
 from cent import (
@@ -136,3 +137,52 @@ async def test_the_client_that_blocks_works_as_well(start):
     client = Client(url(gateway), KEY, timeout=DEADLINE, session=session)
     result = await asyncio.to_thread(client.publish, PublishRequest(channel="kept:1", data=1))
     assert result.offset == 1
+
+
+def absent_requests():
+    """A request for each method of the client that Wayleave does not have."""
+    return [
+        cent.GetUserStatusRequest(users=["ada"]),
+        cent.UpdateUserStatusRequest(users=["ada"], state="away"),
+        cent.DeleteUserStatusRequest(users=["ada"]),
+        cent.DeviceRegisterRequest(provider="fcm", token="t", platform="ios"),
+        cent.DeviceListRequest(),
+        cent.DeviceTopicListRequest(),
+        cent.UserTopicListRequest(),
+        cent.CancelPushRequest(uid="x"),
+    ]
+
+
+async def test_methods_of_the_client_that_are_not_here_say_so(api):
+    for request in absent_requests():
+        with pytest.raises(CentTransportError) as error:
+            await api._send(request)
+        assert error.value.status_code == 404, request
+    # Ours of the same name has other fields, and does not pass theirs over.
+    with pytest.raises(CentApiResponseError) as error:
+        await api.connections(cent.ConnectionsRequest(user="ada", expression="1 > 0"))
+    assert error.value.code == 107
+
+
+async def test_every_field_of_a_request_is_taken(api, user):
+    ada = await user(api.gateway, "ada").connected()
+    first = await api.publish(PublishRequest(channel="kept:1", data={"n": 1}))
+    since = StreamPosition(offset=first.offset, epoch=first.epoch)
+    await api.publish(PublishRequest(channel="kept:1", data={"n": 2}))
+    encoded = {"b64info": base64.b64encode(b'{"role":"x"}').decode(), "b64data": base64.b64encode(b'{"hello":1}').decode()}
+    await api.subscribe(SubscribeRequest(user="ada", client=ada.id, channel="kept:1", recover_since=since, **encoded))
+    subscribed = await ada.next("subscribed")
+    assert (subscribed.channel, subscribed.data) == ("kept:1", {"hello": 1})
+    info = (await api.presence(PresenceRequest(channel="kept:1"))).presence[ada.id]
+    assert info.chan_info == {"role": "x"}
+    newest = await api.history(HistoryRequest(channel="kept:1", limit=1, reverse=True))
+    assert [kept.data for kept in newest.publications] == [{"n": 2}]
+    more = {"tags": {"a": "b"}, "skip_history": True, "idempotency_key": "k"}
+    answer = await api.broadcast(BroadcastRequest(channels=["kept:1", "live:1"], data=None, b64data="AAH/", **more))
+    assert [response.error for response in answer.responses] == [None, None]
+    await api.unsubscribe(UnsubscribeRequest(user="ada", client="00000000000000010000000000000002", channel="kept:1"))
+    assert (await api.presence_stats(PresenceStatsRequest(channel="kept:1"))).num_clients == 1
+    await api.disconnect(DisconnectRequest(user="ada", whitelist=[ada.id]))
+    assert (await api.info(InfoRequest())).nodes[0].num_clients == 1
+    await api.disconnect(DisconnectRequest(user="ada", client=ada.id))
+    assert (await ada.next("disconnected")).code == 3503

@@ -149,6 +149,11 @@ impl Instance {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap_or_default()
     }
 
+    /// Its process.
+    pub fn pid(&mut self) -> u32 {
+        self.running().pid()
+    }
+
     /// Memory in use, in bytes; of Linux.
     pub fn resident_bytes(&mut self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.running().pid())).unwrap();

@@ -5,7 +5,9 @@
 //! names refer to things that exist. Paths are made absolute against the
 //! folder of the file.
 
+mod auth;
 mod bus;
+mod origin;
 mod pattern;
 mod read;
 mod rooms;
@@ -22,15 +24,16 @@ use toml::de::DeTable;
 
 use self::read::{Document, Table};
 pub use self::{
+    auth::{AuthConfig, JwksUrl, Jwt, KeySource},
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
+    origin::{Origin, OriginRule},
     read::Mistake,
     rooms::{
         Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, Target,
         Template,
     },
     sections::{
-        ApiConfig, ApiKey, AuthConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
-        ServerConfig, UserLimit,
+        ApiConfig, ApiKey, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret, ServerConfig, UserLimit,
     },
     value::{JoinLeave, Rate},
 };

@@ -84,6 +84,7 @@ impl Gateway {
             flusher.then(move || sending.flush());
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
             tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
+            tasks.spawn(Arc::clone(&router).watch_revocations(Arc::clone(cluster), stop.clone()));
         }
         tasks.spawn(Arc::clone(&router).sweep());
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));

@@ -29,8 +29,8 @@ pub struct Generation {
     pub plugins: Vec<Arc<Plugin>>,
     /// The plugins of `auth.plugins`.
     pub authenticators: Vec<Arc<Plugin>>,
-    /// Checks tokens, if there is a key.
-    pub tokens: Option<Tokens>,
+    /// Checks tokens.
+    pub tokens: Tokens,
     /// By entry of `config.rooms`.
     pipelines: Vec<Pipeline>,
 }
@@ -93,7 +93,7 @@ impl Generation {
             .iter()
             .map(|room| Pipeline::new(room, number, &room.plugins.iter().filter_map(find).collect::<Vec<_>>()))
             .collect();
-        let tokens = config.auth.jwt.as_ref().map(Tokens::new);
+        let tokens = Tokens::new(&config.auth.jwt, running.map(|running| &running.tokens));
         Ok(Self { number, config, plugins, authenticators, tokens, pipelines })
     }
 

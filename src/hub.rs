@@ -33,7 +33,7 @@ mod room;
 
 use self::room::{Member, Room};
 pub use self::{
-    connection::{Connection, Kept, Membership, Place},
+    connection::{Connection, Kept, Lease, Membership, Place},
     positions::Placed,
     room::{Stand, Waiting},
 };

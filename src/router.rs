@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    auth::revoked::Revocations,
     cluster::Cluster,
     config::{HistoryConfig, JoinLeave, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
@@ -33,6 +34,7 @@ mod api;
 mod connect;
 mod deliver;
 mod join;
+mod leases;
 mod limits;
 mod presence;
 mod queries;
@@ -41,6 +43,7 @@ mod registration;
 mod remote;
 mod repair;
 mod requests;
+mod revoking;
 mod shared;
 mod sweep;
 mod tick;
@@ -124,6 +127,8 @@ pub struct Router {
     questions: requests::Questions,
     /// What the server API needs beside.
     service: api::Service,
+    /// Tokens that were taken back.
+    revocations: Mutex<Revocations>,
 }
 
 /// What a router is a part of.
@@ -193,6 +198,7 @@ impl Router {
             stop,
             questions: requests::Questions::default(),
             service: api::Service::default(),
+            revocations: Mutex::default(),
         }
     }
 

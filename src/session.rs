@@ -4,10 +4,7 @@
 //! each command comes to, and puts the answers into its own outbox; deliveries
 //! of others go into that outbox without this task having to run.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
@@ -143,7 +140,7 @@ async fn hello(
     let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
     router.metrics.command("connect");
     match Box::pin(router.connect(newcomer, request.id, &hello, batch)).await {
-        Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, expires_at))),
+        Ok(connection) => Ok(Some(Session::new(router, connection))),
         Err(NotConnected::Closed(close)) => Err(close),
         Err(NotConnected::Refused(refusal)) => {
             router.metrics.refused(refusal.code);
@@ -186,7 +183,8 @@ struct Session {
     ping_interval: Duration,
     pong_timeout: Option<Duration>,
     commands: Bucket,
-    expires: Option<Instant>,
+    /// When its time here or in a room is over, unless it is given more.
+    ends: Option<Instant>,
     /// The client did not mean to end it.
     may_return: bool,
 }
@@ -199,12 +197,11 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn new(router: &Arc<Router>, connection: Arc<Connection>, expires_at: Option<u64>) -> Self {
+    fn new(router: &Arc<Router>, connection: Arc<Connection>) -> Self {
         let now = Instant::now();
         let generation = router.generation();
         let server = &generation.config.server;
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = |at: u64| now + Duration::from_millis(at).saturating_sub(wall).min(FAR);
+        let ends = router.next_end(&connection);
         Self {
             router: Arc::clone(router),
             connection,
@@ -212,21 +209,20 @@ impl Session {
             ping_interval: server.ping_interval,
             pong_timeout: server.require_pong.then_some(server.pong_timeout),
             commands: Bucket::new(now, generation.config.limits.commands_burst),
-            expires: expires_at.map(left),
+            ends,
             may_return: true,
         }
     }
 
     fn deadline(&self) -> Instant {
         let heartbeat = self.heartbeat.deadline();
-        self.expires.map_or(heartbeat, |expires| expires.min(heartbeat))
+        self.ends.map_or(heartbeat, |ends| ends.min(heartbeat))
     }
 
     fn on_tick(&mut self) -> Result<(), Close> {
         let now = Instant::now();
-        if self.expires.is_some_and(|expires| expires <= now) {
-            return Err(Close::EXPIRED);
-        }
+        self.router.end_what_is_over(&self.connection, now)?;
+        self.ends = self.router.next_end(&self.connection);
         match self.heartbeat.due(now, self.ping_interval, self.pong_timeout) {
             Due::Nothing => Ok(()),
             Due::Dead => Err(Close::NO_PONG),
@@ -300,7 +296,13 @@ impl Session {
             Command::Join { room, token, data, recover } => {
                 let join = JoinView { room: &room, token: &token, data };
                 // Its good answer is sent on the way, at the right moment.
-                Box::pin(self.router.join(&self.connection, id, join, recover, batch)).await.map(|()| None)
+                let joined = Box::pin(self.router.join(&self.connection, id, join, recover, batch)).await;
+                joined.map(|ends| {
+                    if ends.is_some() {
+                        self.ends = self.router.next_end(&self.connection);
+                    }
+                    None
+                })
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
             Command::Publish { room, data } => {
@@ -349,9 +351,22 @@ impl Session {
                 Err(refusal) => Err(refusal),
             },
             Command::Ping => Ok(Some(Reply::Pong)),
-            Command::Refresh { .. } | Command::SubRefresh { .. } | Command::Unsupported => {
-                Err(Refusal::METHOD_NOT_FOUND)
+            Command::Refresh { token } => {
+                batch.flush();
+                let refreshed = Box::pin(self.router.refresh(&self.connection, &token)).await;
+                self.ends = self.router.next_end(&self.connection);
+                match refreshed {
+                    Ok(ttl) => Ok(Some(Reply::Refreshed { connection: &self.connection.id_text, ttl })),
+                    Err(NotConnected::Refused(refusal)) => Err(refusal),
+                    Err(NotConnected::Closed(close)) => return Err(close),
+                }
             }
+            Command::SubRefresh { room, token } => {
+                let refreshed = Box::pin(self.router.sub_refresh(&self.connection, &room, &token, batch)).await;
+                self.ends = self.router.next_end(&self.connection);
+                refreshed.map(|ttl| Some(Reply::SubRefreshed { ttl }))
+            }
+            Command::Unsupported => Err(Refusal::METHOD_NOT_FOUND),
         };
         match answer {
             Ok(None) => {}
@@ -411,9 +426,6 @@ impl Session {
 /// How long one connection's commands may keep a thread before others have
 /// their turn. Slow plugins make a few commands last for long.
 const TURN: Duration = Duration::from_millis(2);
-
-/// Further than any timer needs to reach; tokio's reach some two years.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A command's name in the metrics.
 fn name(command: &Command<'_>) -> &'static str {

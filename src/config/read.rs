@@ -290,6 +290,13 @@ impl<'a> Table<'a> {
             .is_some_and(|(_, value)| value.get_ref().is_table())
     }
 
+    /// The same: true if it holds a list.
+    pub(super) fn holds_list(&self, key: &str) -> bool {
+        self.table
+            .and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key))
+            .is_some_and(|(_, value)| value.get_ref().is_array())
+    }
+
     /// A key that a later version will have: present, it is a mistake that says so.
     pub(super) fn not_yet(&self, key: &'static str) {
         if self.find(key).is_some() {

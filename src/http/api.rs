@@ -22,6 +22,7 @@ use super::Web;
 use crate::{config::ApiKey, protocol::Refusal};
 
 mod methods;
+mod tokens;
 mod wire;
 
 /// Bytes of a request, or as many messages as these if that is more.

@@ -163,8 +163,8 @@ fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     // to be built.
     let wanted = reloader.file().and_then(|file| Config::load(file).ok()).map(|config| config.plugins);
     let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
-    let secret = generation.config.auth.jwt.as_ref().and_then(|jwt| jwt.secret_file.clone());
-    plugins.chain(secret).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
+    let keys = generation.config.auth.jwt.iter().flat_map(|jwt| jwt.files.iter().cloned());
+    plugins.chain(keys).chain(reloader.file().cloned()).map(|file| absolute(&file)).collect()
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -41,7 +41,7 @@ thread_local! {
 pub(super) enum Input {
     /// Whole messages came.
     Texts(Vec<Utf8Bytes>),
-    /// The deadline came.
+    /// The deadline came, or something has changed what holds of it.
     Tick,
     /// It is over.
     Ended(Close),
@@ -104,7 +104,7 @@ impl Wire {
             let (socket, outbox) = (&self.socket, &self.outbox);
             tokio::select! {
                 biased;
-                () = outbox.woken() => {}
+                () = outbox.woken() => if outbox.take_nudge() { return Input::Tick },
                 // Before reading: whoever always has something to say must not
                 // outlive a deadline.
                 () = &mut self.timer => return Input::Tick,

@@ -16,6 +16,7 @@ mod connect;
 mod deploy;
 mod drain;
 mod faults;
+mod identity;
 mod infra;
 mod plugins;
 mod reload;

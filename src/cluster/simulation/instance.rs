@@ -1138,6 +1138,7 @@ impl Instance {
             info: "".into(),
             kept: Keeping::default(),
             registered: None,
+            lease: None,
         };
         let joined = |position, head, recovered| {
             session.frame(Note::Joined { room: room.to_string(), position, head, recovered })

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Web, WireError,
+    Web, WireError, tokens,
     wire::{self, Stated, bad, read, required},
 };
 use crate::{
@@ -48,6 +48,8 @@ pub(super) const NAMES: &[&str] = &[
     "records",
     "record",
     "reload",
+    "revoke_token",
+    "invalidate_user_tokens",
 ];
 
 /// Rooms of one broadcast.
@@ -68,7 +70,7 @@ const PAGE_MAX: usize = 1_000;
 const WITHIN: Duration = Duration::from_secs(5);
 const WITHIN_MAX: Duration = Duration::from_secs(30);
 
-type Answer = Result<Box<RawValue>, Refusal>;
+pub(super) type Answer = Result<Box<RawValue>, Refusal>;
 
 /// Calls one of [`NAMES`] but `batch`.
 pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
@@ -78,7 +80,9 @@ pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
         "subscribe" => subscribe(web, parameters).await,
         "unsubscribe" => unsubscribe(web, parameters).await,
         "disconnect" => disconnect(web, parameters).await,
-        "refresh" => Err(Refusal { reason: "not available in this version".into(), ..Refusal::NOT_AVAILABLE }),
+        "refresh" => tokens::refresh(web, parameters).await,
+        "revoke_token" => tokens::revoke_token(web, parameters).await,
+        "invalidate_user_tokens" => tokens::invalidate_user_tokens(web, parameters).await,
         "presence" => presence(web, parameters).await,
         "presence_stats" => presence_stats(web, parameters).await,
         "history" => history(web, parameters).await,
@@ -100,7 +104,7 @@ pub(super) async fn call(web: &Web, method: &str, parameters: &[u8]) -> Answer {
 }
 
 /// A result as JSON.
-fn ok(result: impl Serialize) -> Answer {
+pub(super) fn ok(result: impl Serialize) -> Answer {
     serde_json::value::to_raw_value(&result).map_err(|error| {
         tracing::error!(%error, "an answer of the server API is not JSON");
         Refusal::INTERNAL
@@ -179,7 +183,7 @@ async fn broadcast(web: &Web, parameters: &[u8]) -> Answer {
 
 /// With whom something is to be done: a user, one of its connections, or
 /// targets.
-fn whom<'a>(
+pub(super) fn whom<'a>(
     user: &'a str,
     client: Option<&str>,
     to: &[Cow<'_, str>],
@@ -199,7 +203,7 @@ fn whom<'a>(
     Ok(Act { except, user: Some(user).filter(|user| !user.is_empty()), ..Act::new(targets, what) })
 }
 
-async fn act(web: &Web, act: Act<'_>) -> Answer {
+pub(super) async fn act(web: &Web, act: Act<'_>) -> Answer {
     let Acted { done, failed, missing } = web.router.act(act).await?;
     let mut result = json!({ "connections": done });
     if failed > 0 {

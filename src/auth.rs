@@ -1,24 +1,32 @@
-//! Connection tokens: JSON web tokens with the claims of Centrifugo's clients.
+//! Tokens: who somebody is and where it may be, by the word of an issuer that
+//! the config names.
+//!
+//! Each issuer has its own keys and rules. A token says which issuer it is of
+//! and which of that issuer's keys made it, and is believed in nothing before
+//! that key has proven it. Which algorithm a key is for says the config.
 
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, errors::ErrorKind};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use crate::{config::Jwt, plugin::Identity, protocol::one_line};
+use tokio_util::task::TaskTracker;
 
-/// Checks tokens against one key. The algorithm is the key's, whatever the
-/// token says.
-pub struct Tokens {
-    key: DecodingKey,
-    validation: Validation,
-    leeway: u64,
-}
+mod claims;
+pub(crate) mod fetch;
+mod jwks;
+mod jws;
+pub(crate) mod keys;
+pub mod revoked;
+pub(crate) mod self_check;
 
-impl std::fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").finish_non_exhaustive()
-    }
-}
+pub(crate) use self::claims::{ConnectionClaims, Overrides, SubscriptionClaims};
+pub use self::keys::Key;
+use self::{
+    jwks::{Looked, Remote},
+    jws::Unchecked,
+};
+use crate::config::{Jwt, KeySource};
 
 /// What is wrong with a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,116 +35,134 @@ pub enum BadToken {
     Expired,
     /// It is not one of ours.
     Invalid,
+    /// Its key cannot be had for the moment; it may be good.
+    Unknown,
 }
 
-#[derive(Deserialize)]
-struct Claims {
-    #[serde(default)]
-    sub: String,
-    exp: Option<u64>,
-    info: Option<Box<RawValue>>,
-    #[serde(default)]
-    channels: Vec<String>,
+/// What tells a token from others, for those who take it back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenId {
+    /// Its own name.
+    pub jti: Option<Box<str>>,
+    /// Seconds since 1970; 0 if it does not say.
+    pub issued_at: u64,
+}
+
+/// A room that a token grants.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sub {
+    pub(crate) room: String,
+    /// JSON beside the member.
+    pub(crate) info: Option<String>,
+    /// JSON for the client.
+    pub(crate) data: Option<String>,
+    pub(crate) overrides: Overrides,
+    /// Milliseconds since 1970; None: as long as the connection.
+    pub(crate) expires_at: Option<u64>,
+}
+
+/// Checks tokens against the keys of their issuers.
+#[derive(Debug)]
+pub struct Tokens {
+    issuers: Vec<Issuer>,
+}
+
+#[derive(Debug)]
+struct Issuer {
+    rules: Jwt,
+    keys: Keys,
+}
+
+#[derive(Debug, Clone)]
+enum Keys {
+    Fixed(Arc<[Key]>),
+    Remote(Arc<Remote>),
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Tokens {
-    /// For the key and rules of the config.
+    /// For the issuers of the config. What `running` has fetched of the same
+    /// issuers from the same places is taken over.
     #[must_use]
-    pub fn new(config: &Jwt) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = config.leeway.as_secs();
-        // A token may live for ever; if it says when it ends, that holds.
-        validation.required_spec_claims.clear();
-        validation.validate_exp = true;
-        validation.validate_nbf = true;
-        validation.validate_aud = config.audience.is_some();
-        if let Some(audience) = &config.audience {
-            validation.set_audience(&[audience]);
-            validation.required_spec_claims.insert("aud".into());
-        }
-        if let Some(issuer) = &config.issuer {
-            validation.set_issuer(&[issuer]);
-            validation.required_spec_claims.insert("iss".into());
-        }
-        Self {
-            key: DecodingKey::from_secret(config.hmac_secret.expose().as_bytes()),
-            leeway: validation.leeway,
-            validation,
-        }
+    pub fn new(config: &[Jwt], running: Option<&Self>) -> Self {
+        let issuer = |rules: &Jwt| {
+            let keys = match &rules.keys {
+                KeySource::Fixed(keys) => Keys::Fixed(keys.as_slice().into()),
+                KeySource::Url(place) => {
+                    let before = running.and_then(|running| running.issuers.iter().find(|known| known.rules == *rules));
+                    match before.map(|before| before.keys.clone()) {
+                        Some(Keys::Remote(remote)) => Keys::Remote(remote),
+                        _ => Keys::Remote(Arc::new(Remote::new(place.clone(), rules.algorithms.clone()))),
+                    }
+                }
+            };
+            Issuer { rules: rules.clone(), keys }
+        };
+        Self { issuers: config.iter().map(issuer).collect() }
     }
 
-    /// Who the token says that it is.
+    /// True if there is a key at all.
+    #[must_use]
+    pub fn can_check(&self) -> bool {
+        !self.issuers.is_empty()
+    }
+
+    /// Who a connection token says that it is. A key that has to be fetched is
+    /// waited for as long as the config says; it is fetched in a task of
+    /// `tasks`.
     ///
     /// # Errors
-    /// If it is not ours, or its time is over.
-    pub fn check(&self, token: &str) -> Result<Identity, BadToken> {
-        let claims = decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::ExpiredSignature => BadToken::Expired,
-                _ => BadToken::Invalid,
-            })?
-            .claims;
-        Ok(Identity {
-            user: claims.sub,
-            info: claims.info.map(|info| one_line(info.get().to_owned())).unwrap_or_default(),
-            rooms: claims.channels,
-            expires_at: claims.exp.map(|seconds| seconds.saturating_add(self.leeway).saturating_mul(1000)),
-        })
+    /// If it is not ours, its time is over, or its key cannot be had.
+    pub(crate) async fn connection(&self, token: &str, tasks: &TaskTracker) -> Result<ConnectionClaims, BadToken> {
+        let (issuer, payload) = self.verify(token, tasks).await?;
+        ConnectionClaims::read(&payload, &issuer.rules, now())
+    }
+
+    /// Which room a subscription token grants to whom.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) async fn subscription(&self, token: &str, tasks: &TaskTracker) -> Result<SubscriptionClaims, BadToken> {
+        let (issuer, payload) = self.verify(token, tasks).await?;
+        SubscriptionClaims::read(&payload, &issuer.rules, now())
+    }
+
+    /// The claims of a token whose signature is good, with its issuer.
+    async fn verify(&self, token: &str, tasks: &TaskTracker) -> Result<(&Issuer, Vec<u8>), BadToken> {
+        let token = Unchecked::parse(token)?;
+        let issuer = self.issuer(&token)?;
+        if !issuer.rules.algorithms.contains(&token.algorithm) {
+            return Err(BadToken::Invalid);
+        }
+        let is_signed = |key: &Key| key.signed(token.signed, token.signature, token.algorithm);
+        let is_good = match &issuer.keys {
+            Keys::Fixed(keys) => keys.iter().filter(|key| key.id.is_none() || key.id == token.key).any(is_signed),
+            Keys::Remote(remote) => match remote.find(token.key.as_deref(), token.algorithm, tasks).await {
+                Looked::Found(key) => is_signed(&key),
+                Looked::Missing => false,
+                Looked::Unknown => return Err(BadToken::Unknown),
+            },
+        };
+        if is_good { Ok((issuer, token.payload)) } else { Err(BadToken::Invalid) }
+    }
+
+    /// Whose keys have to be asked. That is all the token's word is taken for:
+    /// those keys must then prove it.
+    fn issuer(&self, token: &Unchecked<'_>) -> Result<&Issuer, BadToken> {
+        let found = match self.issuers.as_slice() {
+            [only] => Some(only),
+            several => {
+                let named = claims::issuer(&token.payload);
+                several.iter().find(|issuer| named.is_some() && issuer.rules.issuer == named)
+            }
+        };
+        found.ok_or(BadToken::Invalid)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use jsonwebtoken::{EncodingKey, Header, encode};
-    use serde_json::json;
-
-    use super::*;
-    use crate::config::Config;
-
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-    fn tokens(more: &str) -> Tokens {
-        let text = format!("[auth.jwt]\nhmac_secret = \"{SECRET}\"\n{more}");
-        let config = Config::parse(&text, std::path::Path::new("."), &Default::default()).unwrap();
-        Tokens::new(config.auth.jwt.as_ref().unwrap())
-    }
-
-    fn sign(algorithm: Algorithm, secret: &str, claims: &serde_json::Value) -> String {
-        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
-    }
-
-    #[test]
-    fn a_good_token_says_who_it_is() {
-        let claims = json!({ "sub": "ada", "exp": 4_000_000_000_u64, "info": { "name": "Ada" }, "channels": ["news"] });
-        let identity = tokens("").check(&sign(Algorithm::HS256, SECRET, &claims)).unwrap();
-        assert_eq!(identity.user, "ada");
-        assert_eq!(identity.info, r#"{"name":"Ada"}"#);
-        assert_eq!(identity.rooms, ["news"]);
-        assert_eq!(identity.expires_at, Some(4_000_000_000_000));
-    }
-
-    #[test]
-    fn bad_tokens_are_told_apart_from_old_ones() {
-        let check = |token: &str| tokens("").check(token).unwrap_err();
-        assert_eq!(check(&sign(Algorithm::HS256, SECRET, &json!({ "sub": "ada", "exp": 1 }))), BadToken::Expired);
-        assert_eq!(check(&sign(Algorithm::HS256, &"x".repeat(32), &json!({ "sub": "ada" }))), BadToken::Invalid);
-        assert_eq!(check(&sign(Algorithm::HS512, SECRET, &json!({ "sub": "ada" }))), BadToken::Invalid);
-        assert_eq!(
-            check(&sign(Algorithm::HS256, SECRET, &json!({ "sub": "ada", "nbf": 4_000_000_000_u64 }))),
-            BadToken::Invalid
-        );
-        assert_eq!(check(&sign(Algorithm::HS256, SECRET, &json!({ "sub": "ada", "exp": "soon" }))), BadToken::Invalid);
-        assert_eq!(check("eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZGEifQ."), BadToken::Invalid);
-        assert_eq!(check("garbage"), BadToken::Invalid);
-    }
-
-    #[test]
-    fn audience_and_issuer_count_when_they_are_asked_for() {
-        let tokens = tokens("audience = \"us\"\nissuer = \"them\"");
-        let check = |claims: serde_json::Value| tokens.check(&sign(Algorithm::HS256, SECRET, &claims)).is_ok();
-        assert!(check(json!({ "sub": "a", "aud": "us", "iss": "them" })));
-        assert!(!check(json!({ "sub": "a", "aud": "you", "iss": "them" })));
-        assert!(!check(json!({ "sub": "a", "aud": "us" })));
-        assert!(!check(json!({ "sub": "a" })));
-    }
-}
+mod tests;

@@ -37,6 +37,7 @@ mod publisher;
 mod queries;
 mod reader;
 mod registry;
+mod revoked;
 mod script;
 #[cfg(test)]
 mod simulation;
@@ -59,6 +60,7 @@ pub use self::{
     pipeline::BusError,
     queries::Once,
     registry::{Arrival, InstanceInfo, MembersPage, SignedIn},
+    revoked::RevokedUpTo,
     store::{Granted, RecordWrite},
 };
 use crate::{

@@ -5,7 +5,9 @@
 //! names refer to things that exist. Paths are made absolute against the
 //! folder of the file.
 
+mod auth;
 mod bus;
+mod origin;
 mod pattern;
 mod rates;
 mod read;
@@ -24,7 +26,9 @@ use toml::de::DeTable;
 
 use self::read::{Document, Table};
 pub use self::{
+    auth::{AuthConfig, JwksUrl, Jwt, KeySource},
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
+    origin::{Origin, OriginRule},
     rates::{Level, Network, RateConfig, RateOf},
     read::Mistake,
     rooms::{
@@ -32,8 +36,8 @@ pub use self::{
         SlowPolicy, Target, Template,
     },
     sections::{
-        AdminConfig, ApiConfig, ApiKey, AuthConfig, DrainConfig, Jwt, Limits, LogConfig, LogFormat, MetricsConfig,
-        OnLimitDown, Secret, ServerConfig, TracingConfig, UserLimit,
+        AdminConfig, ApiConfig, ApiKey, DrainConfig, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
+        ServerConfig, TracingConfig, UserLimit,
     },
     tls::TlsConfig,
     value::{JoinLeave, Rate, Recovery},

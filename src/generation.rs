@@ -29,8 +29,8 @@ pub struct Generation {
     pub plugins: Vec<Arc<Plugin>>,
     /// The plugins of `auth.plugins`.
     pub authenticators: Vec<Arc<Plugin>>,
-    /// Checks tokens, if there is a key.
-    pub tokens: Option<Tokens>,
+    /// Checks tokens.
+    pub tokens: Tokens,
     /// By entry of `config.rooms`.
     pipelines: Vec<Pipeline>,
 }
@@ -85,16 +85,16 @@ impl Generation {
         if !lost.is_empty() {
             return Err(NotBuilt(lost));
         }
-        Ok(Self::assemble(config, plugins, running.map_or(1, |running| running.number + 1)))
+        Ok(Self::assemble(config, plugins, running.map_or(1, |running| running.number + 1), running))
     }
 
     /// The same config and plugins once more, under another number.
     #[must_use]
     pub fn again(&self, number: id::Generation) -> Self {
-        Self::assemble(self.config.clone(), self.plugins.clone(), number)
+        Self::assemble(self.config.clone(), self.plugins.clone(), number, Some(self))
     }
 
-    fn assemble(config: Config, plugins: Vec<Arc<Plugin>>, number: id::Generation) -> Self {
+    fn assemble(config: Config, plugins: Vec<Arc<Plugin>>, number: id::Generation, before: Option<&Self>) -> Self {
         let by_name: HashMap<&str, &Arc<Plugin>> = plugins.iter().map(|plugin| (plugin.name(), plugin)).collect();
         let find = |name: &String| by_name.get(name.as_str()).map(|plugin| Arc::clone(plugin));
         let authenticators = config.auth.plugins.iter().filter_map(find).collect();
@@ -103,7 +103,7 @@ impl Generation {
             .iter()
             .map(|room| Pipeline::new(room, number, &room.plugins.iter().filter_map(find).collect::<Vec<_>>()))
             .collect();
-        let tokens = config.auth.jwt.as_ref().map(Tokens::new);
+        let tokens = Tokens::new(&config.auth.jwt, before.map(|before| &before.tokens));
         Self { number, config, plugins, authenticators, tokens, pipelines }
     }
 

@@ -35,7 +35,7 @@ mod slow;
 
 use self::room::{Member, Room};
 pub use self::{
-    connection::{Connection, Kept, Membership, Place},
+    connection::{Connection, Kept, Lease, Membership, Place},
     listening::Listening,
     positions::Placed,
     room::{Stand, Waiting},

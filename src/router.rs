@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    auth::revoked::Revocations,
     cluster::Cluster,
     config::{HistoryConfig, JoinLeave, Level, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
@@ -42,6 +43,7 @@ mod connect;
 mod deliver;
 mod inbound;
 mod join;
+mod leases;
 mod limits;
 mod presence;
 mod queries;
@@ -50,6 +52,7 @@ mod registration;
 mod remote;
 mod repair;
 mod requests;
+mod revoking;
 mod shared;
 mod sweep;
 mod tail;
@@ -146,6 +149,8 @@ pub struct Router {
     tails: tail::Tails,
     /// Set once, if anything is traced.
     traces: std::sync::OnceLock<Arc<Tracer>>,
+    /// Tokens that were taken back.
+    revocations: Mutex<Revocations>,
 }
 
 /// What a router is a part of.
@@ -230,6 +235,7 @@ impl Router {
             service: api::Service::default(),
             tails: tail::Tails::default(),
             traces: std::sync::OnceLock::new(),
+            revocations: Mutex::default(),
         }
     }
 

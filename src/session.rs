@@ -4,11 +4,7 @@
 //! each command comes to, and puts the answers into its own outbox; deliveries
 //! of others go into that outbox without this task having to run.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
@@ -214,7 +210,7 @@ async fn hello(
     drop(span);
     router.metrics.command_took("connect", began.elapsed());
     match connected {
-        Ok((connection, expires_at)) => Ok(Some(Session::new(router, connection, newcomer.address, expires_at))),
+        Ok(connection) => Ok(Some(Session::new(router, connection, newcomer.address))),
         Err(NotConnected::Closed(close)) => Err(close),
         Err(NotConnected::Refused(refusal)) => {
             router.metrics.refused(refusal.code);
@@ -261,7 +257,8 @@ struct Session {
     address: IpAddr,
     /// What is left of those of `[[limits.rates]]` that count for a connection.
     rates: Box<[Level]>,
-    expires: Option<Instant>,
+    /// When its time here or in a room is over, unless it is given more.
+    ends: Option<Instant>,
     /// The client did not mean to end it.
     may_return: bool,
 }
@@ -274,12 +271,11 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn new(router: &Arc<Router>, connection: Arc<Connection>, address: IpAddr, expires_at: Option<u64>) -> Self {
+    fn new(router: &Arc<Router>, connection: Arc<Connection>, address: IpAddr) -> Self {
         let now = Instant::now();
         let generation = router.generation();
         let server = &generation.config.server;
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let left = |at: u64| now + Duration::from_millis(at).saturating_sub(wall).min(FAR);
+        let ends = router.next_end(&connection);
         Self {
             router: Arc::clone(router),
             connection,
@@ -289,21 +285,20 @@ impl Session {
             commands: Bucket::new(now, generation.config.limits.commands_burst),
             address,
             rates: Box::default(),
-            expires: expires_at.map(left),
+            ends,
             may_return: true,
         }
     }
 
     fn deadline(&self) -> Instant {
         let heartbeat = self.heartbeat.deadline();
-        self.expires.map_or(heartbeat, |expires| expires.min(heartbeat))
+        self.ends.map_or(heartbeat, |ends| ends.min(heartbeat))
     }
 
     fn on_tick(&mut self) -> Result<(), Close> {
         let now = Instant::now();
-        if self.expires.is_some_and(|expires| expires <= now) {
-            return Err(Close::EXPIRED);
-        }
+        self.router.end_what_is_over(&self.connection, now)?;
+        self.ends = self.router.next_end(&self.connection);
         match self.heartbeat.due(now, self.ping_interval, self.pong_timeout) {
             Due::Nothing => Ok(()),
             Due::Dead => Err(Close::NO_PONG),
@@ -381,8 +376,13 @@ impl Session {
                 let span = self.traced("join", &room);
                 // Its good answer is sent on the way, at the right moment.
                 let joining = self.router.join(&self.connection, id, join, recover, wishes, batch);
-                let joined = Box::pin(traces::wait_within(span.as_deref(), joining)).await.map(|()| None);
-                traced_end(span, joined)
+                let joined = Box::pin(traces::wait_within(span.as_deref(), joining)).await;
+                traced_end(span, joined).map(|ends| {
+                    if ends.is_some() {
+                        self.ends = self.router.next_end(&self.connection);
+                    }
+                    None
+                })
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
             Command::Publish { room, payload } => {
@@ -434,9 +434,22 @@ impl Session {
                 Err(refusal) => Err(refusal),
             },
             Command::Ping => Ok(Some(Reply::Pong)),
-            Command::Refresh { .. } | Command::SubRefresh { .. } | Command::Unsupported => {
-                Err(Refusal::METHOD_NOT_FOUND)
+            Command::Refresh { token } => {
+                batch.flush();
+                let refreshed = Box::pin(self.router.refresh(&self.connection, &token)).await;
+                self.ends = self.router.next_end(&self.connection);
+                match refreshed {
+                    Ok(ttl) => Ok(Some(Reply::Refreshed { connection: &self.connection.id_text, ttl })),
+                    Err(NotConnected::Refused(refusal)) => Err(refusal),
+                    Err(NotConnected::Closed(close)) => return Err(close),
+                }
             }
+            Command::SubRefresh { room, token } => {
+                let refreshed = Box::pin(self.router.sub_refresh(&self.connection, &room, &token, batch)).await;
+                self.ends = self.router.next_end(&self.connection);
+                refreshed.map(|ttl| Some(Reply::SubRefreshed { ttl }))
+            }
+            Command::Unsupported => Err(Refusal::METHOD_NOT_FOUND),
         };
         match answer {
             Ok(None) => {}
@@ -538,9 +551,6 @@ fn traced_end<T>(span: Option<Box<Span>>, result: Result<T, Refusal>) -> Result<
 /// How long one connection's commands may keep a thread before others have
 /// their turn. Slow plugins make a few commands last for long.
 const TURN: Duration = Duration::from_millis(2);
-
-/// Further than any timer needs to reach; tokio's reach some two years.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A command's name in the metrics.
 fn name(command: &Command<'_>) -> &'static str {

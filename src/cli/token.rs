@@ -46,11 +46,14 @@ pub(super) fn main(token: &Token) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    super::finish(make(token, config.auth.jwt.as_ref()).map(|token| println!("{token}")))
+    super::finish(make(token, &config.auth.jwt).map(|token| println!("{token}")))
 }
 
-fn make(token: &Token, jwt: Option<&Jwt>) -> anyhow::Result<String> {
-    let jwt = jwt.context("the config has no `auth.jwt`, so that no token would be taken; see `hmac_secret`")?;
+fn make(token: &Token, issuers: &[Jwt]) -> anyhow::Result<String> {
+    ensure!(!issuers.is_empty(), "the config has no `auth.jwt`, so that no token would be taken; see `hmac_secret`");
+    let with_secret = issuers.iter().find_map(|jwt| Some((jwt, jwt.secret.as_ref()?)));
+    let (jwt, secret) =
+        with_secret.context("no `auth.jwt` of the config has an `hmac_secret`: its tokens are made elsewhere")?;
     ensure!(!token.user.is_empty(), "--user must not be empty");
     let mut claims = json!({ "sub": token.user });
     if let Ttl(Some(ttl)) = token.ttl {
@@ -69,6 +72,6 @@ fn make(token: &Token, jwt: Option<&Jwt>) -> anyhow::Result<String> {
     if let Some(issuer) = &jwt.issuer {
         claims["iss"] = issuer.as_str().into();
     }
-    let key = EncodingKey::from_secret(jwt.hmac_secret.expose().as_bytes());
-    Ok(encode(&Header::default(), &claims, &key)?)
+    let key = EncodingKey::from_secret(secret.expose().as_bytes());
+    Ok(encode(&Header::new(jwt.algorithms[0]), &claims, &key)?)
 }

@@ -190,6 +190,8 @@ pub enum What<'a> {
     Close(u16, #[serde(borrow)] Cow<'a, str>),
     /// Replace what others see of it.
     SetInfo(#[serde(borrow)] Cow<'a, str>),
+    /// End at this time, in milliseconds since 1970; 0: never.
+    Expire(u64),
 }
 
 impl What<'_> {
@@ -202,6 +204,7 @@ impl What<'_> {
             What::Leave(room) => What::Leave(own(room)),
             What::Close(code, reason) => What::Close(code, own(reason)),
             What::SetInfo(info) => What::SetInfo(own(info)),
+            What::Expire(at) => What::Expire(at),
         }
     }
 }

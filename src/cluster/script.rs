@@ -115,4 +115,8 @@ scripts! {
     TURN = "turn";
     /// Reads and writes a plugin's store.
     KEEP = "keep";
+    /// Notes that a token was taken back.
+    REVOKE = "revoke";
+    /// What was taken back since.
+    REVOKED = "revoked";
 }

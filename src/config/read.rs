@@ -316,6 +316,13 @@ impl<'a> Table<'a> {
             .is_some_and(|(_, value)| value.get_ref().is_table())
     }
 
+    /// The same: true if it holds a list.
+    pub(super) fn holds_list(&self, key: &str) -> bool {
+        self.table
+            .and_then(|table| table.iter().find(|(name, _)| name.get_ref() == key))
+            .is_some_and(|(_, value)| value.get_ref().is_array())
+    }
+
     /// Reports the keys that nobody asked for.
     pub(super) fn finish(self) {
         self.report_unknown();

@@ -30,6 +30,8 @@ pub enum Access {
     Anyone,
     /// Connections with a user.
     Users,
+    /// Connections with a subscription token for the room.
+    Token,
     /// Nobody by their own wish; the server joins them.
     Nobody,
 }
@@ -222,8 +224,15 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
                     Pattern::everything()
                 })
             }),
-            join: table
-                .choice("join", &[("anyone", Access::Anyone), ("users", Access::Users), ("nobody", Access::Nobody)]),
+            join: table.choice(
+                "join",
+                &[
+                    ("anyone", Access::Anyone),
+                    ("users", Access::Users),
+                    ("token", Access::Token),
+                    ("nobody", Access::Nobody),
+                ],
+            ),
             publish: table.choice(
                 "publish",
                 &[

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Network, Pattern, Rate, RateConfig, rates,
+    Network, OriginRule, Pattern, Rate, RateConfig, rates,
     read::{Table, nearest},
     secs,
 };
@@ -67,12 +67,8 @@ impl ServerConfig {
             table.wrong("pong_timeout", "must be shorter than `ping_interval`");
         }
         for origin in &server.allowed_origins {
-            let scheme = origin.split_once("://");
-            if origin != "*" && scheme.is_none_or(|(_, host)| host.is_empty() || host.contains('/')) {
-                table.wrong(
-                    "allowed_origins",
-                    format!(r#"`{origin}` is not an origin; expected one such as "https://example.com", or "*""#),
-                );
+            if let Err(reason) = OriginRule::parse(origin) {
+                table.wrong("allowed_origins", format!("`{origin}` is not an origin: {reason}"));
             }
         }
         table.finish();
@@ -95,82 +91,6 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
-    }
-}
-
-/// `[auth]`: who may connect.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuthConfig {
-    /// Connections without a token are let in, as nobody in particular.
-    pub anonymous: bool,
-    /// Plugins whose `authenticate` hook is asked, in this order, before tokens.
-    pub plugins: Vec<String>,
-    /// Tokens.
-    pub jwt: Option<Jwt>,
-}
-
-/// `[auth.jwt]`: JSON web tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Jwt {
-    /// The shared secret of HS256.
-    pub hmac_secret: Secret,
-    /// Where it was read from; a change there is a change of the config.
-    pub secret_file: Option<PathBuf>,
-    /// Required `aud`, if any.
-    pub audience: Option<String>,
-    /// Required `iss`, if any.
-    pub issuer: Option<String>,
-    /// How far clocks may be apart.
-    pub leeway: Duration,
-}
-
-impl AuthConfig {
-    pub(super) fn read(table: Table<'_>, folder: &Path) -> Self {
-        let auth = Self {
-            anonymous: table.or("anonymous", false),
-            plugins: table.or("plugins", Vec::new()),
-            jwt: Jwt::read(table.section("jwt"), folder),
-        };
-        table.finish();
-        auth
-    }
-}
-
-impl Jwt {
-    fn read(table: Table<'_>, folder: &Path) -> Option<Self> {
-        let inline = table.optional::<String>("hmac_secret");
-        let file = table.optional::<String>("hmac_secret_file");
-        let secret_file = file.as_ref().map(|path| folder.join(path));
-        let audience = table.optional("audience");
-        let issuer = table.optional("issuer");
-        let leeway = table.duration("leeway", secs(0), secs(0)..=secs(300));
-        let present = table.is_present();
-        let secret = match (inline, file) {
-            (Some(_), Some(_)) => {
-                table.wrong("hmac_secret_file", "give either `hmac_secret` or `hmac_secret_file`, not both");
-                None
-            }
-            (Some(secret), None) => Some(secret),
-            (None, Some(path)) => match std::fs::read_to_string(folder.join(&path)) {
-                Ok(secret) => Some(secret.trim_end().to_owned()),
-                Err(error) => {
-                    table.wrong("hmac_secret_file", format!("`{path}` cannot be read: {error}"));
-                    None
-                }
-            },
-            (None, None) => {
-                if present {
-                    table.wrong("hmac_secret", "this key is required (or `hmac_secret_file`)");
-                }
-                None
-            }
-        };
-        // RFC 7518, section 3.2: a key of at least the size of the hash output.
-        if secret.as_ref().is_some_and(|secret| secret.len() < 32) {
-            table.wrong("hmac_secret", "is shorter than 32 bytes, which can be guessed; expected a long random text");
-        }
-        table.finish();
-        secret.map(|secret| Self { hmac_secret: Secret(secret), secret_file, audience, issuer, leeway })
     }
 }
 

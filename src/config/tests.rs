@@ -39,6 +39,34 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[tracing]\nsample = \"all\"", "expected a number such as 0.01");
     check_mistake("[auth.jwt]\n", "line 1: auth.jwt.hmac_secret: this key is required");
     check_mistake("[auth.jwt]\nhmac_secret = \"short\"", "shorter than 32 bytes");
+    check_mistake(
+        "[auth.jwt]\nhmac_secret = \"0123456789abcdef0123456789abcdef\"\nalgorithms = [\"HS512\"]",
+        "than 64 bytes",
+    );
+    check_mistake(
+        "[auth.jwt]\nhmac_secret = \"0123456789abcdef0123456789abcdef\"\nalgorithms = [\"RS256\"]",
+        "do not fit",
+    );
+    check_mistake("[auth.jwt]\nhmac_secret = \"0123456789abcdef0123456789abcdef\"\nalgorithms = []", "is empty");
+    check_mistake(
+        "[auth.jwt]\njwks_url = \"https://a.example/\"\nalgorithms = [\"none\"]",
+        "`none` is not an algorithm",
+    );
+    check_mistake("[auth.jwt]\njwks_url = \"http://a.example/\"", "expected https://");
+    check_mistake("[auth.jwt]\njwks_url = \"https://a.example/\"\npublic_key = \"x\"", "not both");
+    check_mistake("[auth.jwt]\njwks_url = \"https://a.example/\"\njwks_ca_file = \"/nowhere/x\"", "cannot be read");
+    check_mistake("[auth.jwt]\njwks_url = \"https://a.example/\"\njwks_timeout = \"1m\"", "out of range");
+    check_mistake("[auth.jwt]\npublic_key = \"x\"", "begins with -----BEGIN PUBLIC KEY-----");
+    check_mistake("[auth.jwt]\njwks_file = \"/nowhere/x\"", "cannot be read");
+    check_mistake("[auth]\nrefresh_grace = \"11s\"", "out of range; expected 0s to 10s");
+    let two = |a: &str, b: &str| {
+        let key = "jwks_url = \"https://a.example/\"";
+        format!("[[auth.jwt]]\n{key}\n{a}\n[[auth.jwt]]\n{key}\n{b}\n")
+    };
+    check_mistake(&two("issuer = \"a\"", ""), "auth.jwt[1].issuer: this key is required");
+    check_mistake(&two("issuer = \"a\"", "issuer = \"a\""), "two entries for this issuer");
+    check_mistake("[server]\nallowed_origins = [\"https://*.com\"]", "at least two labels");
+    check_mistake("[[rooms]]\nmatch = \"x\"\njoin = \"tokens\"", "did you mean `token`?");
     check_mistake("[auth.jwt]\nhmac_secret_file = \"/nowhere/x\"", "cannot be read");
     check_mistake("[auth]\nplugins = [\"x\"]", "there is no plugin named `x`");
     check_mistake("[limits]\noutbox = \"100KiB\"", "at least twice `message_size`");
@@ -130,7 +158,8 @@ fn variables_stand_over_the_file() {
     ]);
     let config = Config::parse("[server]\nlisten = \"127.0.0.1:1\"", Path::new("/"), &environment).unwrap();
     assert_eq!(config.server.listen.to_string(), "0.0.0.0:9");
-    assert_eq!(config.auth.jwt.unwrap().hmac_secret.expose(), secret);
+    let key = crate::auth::Key::secret(secret.as_bytes(), vec![jsonwebtoken::Algorithm::HS256]);
+    assert_eq!(config.auth.jwt[0].keys, KeySource::Fixed(vec![key]));
     assert_eq!(config.server.allowed_origins.len(), 2);
     let environment = variables(&[("WAYLEAVE_SERVER_LISTN", "x"), ("WAYLEAVE_SERVER_TRY_PAGE", "maybe")]);
     let error = Config::parse("", Path::new("/"), &environment).unwrap_err().to_string();
@@ -233,6 +262,17 @@ fn the_example_config_shows_every_option_with_its_default() {
         "plugins",
         "hmac_secret",
         "hmac_secret_file",
+        "public_key",
+        "public_key_file",
+        "jwks_file",
+        "jwks_url",
+        "jwks_ca_file",
+        "jwks_refresh",
+        "jwks_min_interval",
+        "jwks_timeout",
+        "algorithms",
+        "key_id",
+        "refresh_grace",
         "audience",
         "issuer",
         "leeway",

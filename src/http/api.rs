@@ -28,6 +28,7 @@ mod keys;
 mod methods;
 mod table;
 mod tail;
+mod tokens;
 mod wire;
 
 pub use self::keys::Guesses;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::sync::Arc;
 
-use super::{Open, Web, admit, is_origin_allowed};
+use super::{Open, Web, admit, origin};
 use crate::{
     protocol::{Encoding, Incoming, Said},
     router::PassedIn,
@@ -51,13 +51,13 @@ async fn may(State(web): State<Web>, headers: HeaderMap) -> Response<Body> {
 
 /// Lets the page read the answer, if it may be here.
 fn for_origin(web: &Web, headers: &HeaderMap, mut response: Response<Body>) -> Response<Body> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return response };
-    if !is_origin_allowed(headers, &web.router.generation().config.server.allowed_origins) {
+    let Some(page) = headers.get(header::ORIGIN) else { return response };
+    if !origin::is_allowed(headers, &web.router.generation().config.server.allowed_origins) {
         let text = "this origin may not connect; see `server.allowed_origins` in the config\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     let answer = response.headers_mut();
-    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
     answer.insert(header::VARY, HeaderValue::from_static("origin"));
     response
 }
@@ -122,7 +122,7 @@ async fn events(
 /// Begins a session whose stream is the response.
 fn stream(web: &Web, encoding: Encoding, kind: &'static str, first: Incoming, head: &Parts) -> Response<Body> {
     // A page that may not be here must not leave anything behind either.
-    if !is_origin_allowed(&head.headers, &web.router.generation().config.server.allowed_origins) {
+    if !origin::is_allowed(&head.headers, &web.router.generation().config.server.allowed_origins) {
         return StatusCode::FORBIDDEN.into_response();
     }
     let (admitted, address) = match admit(web, &head.headers, &head.extensions) {

@@ -3,8 +3,10 @@
 use std::{any::Any, collections::HashMap, fmt, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::{
+    auth::{TokenId, revoked::Revocation},
     config::JoinLeave,
     id::{ConnectionId, RoomName, UserId},
     plugin::Permission,
@@ -35,6 +37,9 @@ pub struct Connection {
 pub(super) struct State {
     /// JSON that presence and plugins see; may be empty.
     pub(super) info: Arc<str>,
+    /// By what it is here, and until when; None: by something without a name or
+    /// a time, for as long as it likes.
+    pub(super) lease: Option<Box<Lease>>,
     pub(super) rooms: HashMap<RoomName, Membership>,
     /// Rooms that it is about to be in.
     pub(super) joining: HashMap<RoomName, Place>,
@@ -73,6 +78,15 @@ impl fmt::Debug for Kept {
     }
 }
 
+/// By which token something was granted, and until when.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// None: it does not end.
+    pub expires: Option<Instant>,
+    /// The token.
+    pub token: TokenId,
+}
+
 /// What a connection may do in a room that it is in.
 #[derive(Debug, Clone)]
 pub struct Membership {
@@ -87,13 +101,16 @@ pub struct Membership {
     /// That all instances know of it here, and of whom they are told when it
     /// leaves; as it is, whatever the config now says. None: they do not.
     pub registered: Option<JoinLeave>,
+    /// By what it is in there; None: for as long as the connection.
+    pub lease: Option<Arc<Lease>>,
 }
 
 impl Connection {
     /// A connection that is in no room yet.
     #[must_use]
     pub fn new(id: ConnectionId, user: UserId, info: Arc<str>, encoding: Encoding, outbox: Arc<Outbox>) -> Self {
-        let state = State { info, rooms: HashMap::new(), joining: HashMap::new(), places: 0, is_gone: false };
+        let (rooms, joining) = (HashMap::new(), HashMap::new());
+        let state = State { info, lease: None, rooms, joining, places: 0, is_gone: false };
         let kept = Kept::default();
         Self { id, id_text: id.to_string().into(), user, encoding, outbox, state: Mutex::new(state), kept }
     }
@@ -122,6 +139,47 @@ impl Connection {
     #[must_use]
     pub fn n_rooms(&self) -> usize {
         self.state.lock().rooms.len()
+    }
+
+    /// By what it is here from now on.
+    pub fn set_lease(&self, lease: Lease) {
+        self.state.lock().lease = (lease != Lease::default()).then(|| Box::new(lease));
+    }
+
+    /// By what it is here.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        self.state.lock().lease.as_deref().cloned().unwrap_or_default()
+    }
+
+    /// By what it is in a room from now on; false: it is not in there.
+    pub fn set_room_lease(&self, room: &str, lease: Lease) -> bool {
+        let mut state = self.state.lock();
+        let membership = state.rooms.get_mut(room);
+        membership.map(|membership| membership.lease = Some(Arc::new(lease))).is_some()
+    }
+
+    /// When it ends, and when its memberships do, for those that end before it
+    /// is gone.
+    #[must_use]
+    pub fn ends(&self) -> (Option<Instant>, Vec<(RoomName, Instant)>) {
+        let state = self.state.lock();
+        let ends = |(room, membership): (&RoomName, &Membership)| {
+            Some((Arc::clone(room), membership.lease.as_ref()?.expires?))
+        };
+        let own = state.lease.as_ref().and_then(|lease| lease.expires);
+        (own, state.rooms.iter().filter_map(ends).collect())
+    }
+
+    /// True if it is here by a token that was taken back; beside it the rooms
+    /// that it is in by such a token.
+    #[must_use]
+    pub fn hit_by(&self, revocation: &Revocation) -> (bool, Vec<RoomName>) {
+        let state = self.state.lock();
+        let nothing = Lease::default();
+        let is_hit = |lease: &Lease| revocation.hits(&self.user, &lease.token);
+        let rooms = state.rooms.iter().filter(|(_, membership)| membership.lease.as_deref().is_some_and(is_hit));
+        (is_hit(state.lease.as_deref().unwrap_or(&nothing)), rooms.map(|(room, _)| Arc::clone(room)).collect())
     }
 
     /// The JSON that others see of it.

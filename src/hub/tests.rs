@@ -51,6 +51,7 @@ fn membership() -> Membership {
         info: "".into(),
         kept: Kept::default(),
         registered: None,
+        lease: None,
     }
 }
 

@@ -162,6 +162,10 @@ pub const LEFT_BY_SERVER: u32 = 2000;
 /// for what it missed.
 pub const INSUFFICIENT_STATE: u32 = 2500;
 
+/// Unsubscribe code: the time of its subscription token is over; it comes back
+/// by itself with another one.
+pub const SUBSCRIPTION_EXPIRED: u32 = 2501;
+
 /// The longest start of `text` that has at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]

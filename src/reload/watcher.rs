@@ -169,10 +169,10 @@ fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     // to be built.
     let wanted = reloader.file().and_then(|file| Config::load(file).ok()).map(|config| config.plugins);
     let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
-    let secret = generation.config.auth.jwt.as_ref().and_then(|jwt| jwt.secret_file.clone());
+    let secrets = generation.config.auth.jwt.iter().flat_map(|jwt| jwt.files.iter().cloned());
     let keys = generation.config.api.keys.iter().filter_map(|key| key.file.clone());
     let tls = generation.config.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
-    let files = plugins.chain(secret).chain(keys).chain(tls).chain(reloader.file().cloned());
+    let files = plugins.chain(secrets).chain(keys).chain(tls).chain(reloader.file().cloned());
     files.map(|file| absolute(&file)).collect()
 }
 

@@ -459,7 +459,7 @@ fn check_act(generation: &Generation, act: &Act<'_>) -> Result<(), Refusal> {
         What::Close(code, reason) if !(3000..=4999).contains(code) || reason.len() > Close::REASON_MAX => {
             Err(bad("bad request: a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes"))
         }
-        What::Close(..) | What::SetInfo(_) => Ok(()),
+        What::Close(..) | What::SetInfo(_) | What::Expire(_) => Ok(()),
     }
 }
 

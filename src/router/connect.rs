@@ -8,12 +8,13 @@ use std::{
 
 use super::{
     Router,
-    join::{Admitted, Greeting, admit, check_name},
+    join::{Admitted, Greeting, Wish, admit, check_name},
+    leases::{Known, grant, lease, ttl},
     on_failure,
     remote::refusal,
 };
 use crate::{
-    auth::BadToken,
+    auth::{self, BadToken, ConnectionClaims, Sub, TokenId},
     cluster::{Arrival, SignedIn, envelope::What},
     config::{Target, UserLimit},
     generation::Generation,
@@ -63,8 +64,7 @@ impl From<Close> for NotConnected {
 impl Router {
     /// Identifies a newcomer and puts it into the rooms that it is in from
     /// the start. The good answer is in its outbox afterwards, before
-    /// everything else. Returns when its identity expires, in milliseconds
-    /// since 1970, beside the connection.
+    /// everything else.
     ///
     /// # Errors
     /// Why it is not let in.
@@ -74,14 +74,18 @@ impl Router {
         id: u32,
         hello: &Hello<'_>,
         batch: &mut Batch<'_>,
-    ) -> Result<(Arc<Connection>, Option<u64>), NotConnected> {
+    ) -> Result<Arc<Connection>, NotConnected> {
         let generation = self.generation();
         let id_text = newcomer.id.to_string();
-        let identity = authenticate(&generation, &id_text, hello)?;
-        let rooms = admit_rooms(&generation, &id_text, &identity)?;
+        batch.flush();
+        let known = self.identify(&generation, &id_text, hello).await?;
+        let rooms = admit_rooms(&generation, &id_text, &known)?;
         let Newcomer { encoding, outbox, .. } = newcomer;
+        let lease = lease(known.expires_at, &known.token);
+        let ttl = ttl(lease.expires);
         let mut connection =
-            Connection::new(newcomer.id, identity.user.into(), identity.info.into(), *encoding, Arc::clone(outbox));
+            Connection::new(newcomer.id, known.user.into(), known.info.into(), *encoding, Arc::clone(outbox));
+        connection.set_lease(lease);
         let (is_first, arrival) = self.sign_in(&generation, &mut connection, batch).await?;
         let connection = Arc::new(connection);
         // Others may speak to its user from the moment that the hub knows it.
@@ -93,6 +97,11 @@ impl Router {
             }
             return Err(reason);
         }
+        // What was taken back meanwhile did not find it.
+        if self.is_revoked(&connection.user, &known.token) {
+            self.turn_out(&generation, &connection, is_first, batch);
+            return Err(Close::INVALID_TOKEN.into());
+        }
         drop(arrival);
         let mut told = Vec::with_capacity(rooms.len());
         for (room, admitted) in rooms {
@@ -103,18 +112,7 @@ impl Router {
             match entered {
                 Ok(joined) => told.push((room, joined)),
                 Err(refusal) => {
-                    // On this socket it may try again, as somebody new. Plugins
-                    // were told of no room, and hear of no leaving.
-                    for room in self.hub.remove(&connection).unwrap_or_default() {
-                        self.withdraw(&generation, &connection, &room, None, batch);
-                    }
-                    // Who came meanwhile was not the first. They are told that
-                    // the user came, before they may be told that it went.
-                    if is_first {
-                        self.on_user(&connection.user, "online");
-                    }
-                    self.sign_out(&connection);
-                    outbox.release();
+                    self.turn_out(&generation, &connection, is_first, batch);
                     return Err(refusal.into());
                 }
             }
@@ -126,7 +124,7 @@ impl Router {
             ping: server.ping_interval.as_secs(),
             pong: server.require_pong,
             session: newcomer.session.as_deref(),
-            ttl: None,
+            ttl,
             rooms: &told,
         };
         outbox.greet_in(encoding.reply(id, &Reply::Connected(welcome)), batch);
@@ -141,7 +139,28 @@ impl Router {
         if is_first {
             observe("online");
         }
-        Ok((connection, identity.expires_at))
+        Ok(connection)
+    }
+
+    /// Takes out somebody who was almost in. On this socket it may try again, as
+    /// somebody new. Plugins were told of no room, and hear of no leaving.
+    fn turn_out(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        connection: &Connection,
+        is_first: bool,
+        batch: &mut Batch<'_>,
+    ) {
+        for room in self.hub.remove(connection).unwrap_or_default() {
+            self.withdraw(generation, connection, &room, None, batch);
+        }
+        // Who came meanwhile was not the first. They are told that the user
+        // came, before they may be told that it went.
+        if is_first {
+            self.on_user(&connection.user, "online");
+        }
+        self.sign_out(connection);
+        connection.outbox.release();
     }
 
     /// Counts a user's connection over all instances. True: it is the first. The
@@ -266,64 +285,88 @@ impl Router {
         self.sign_out(connection);
         rooms
     }
-}
 
-/// Plugins first, then the token, then whether anybody may come.
-fn authenticate(generation: &Generation, id: &str, hello: &Hello<'_>) -> Result<Identity, NotConnected> {
-    let asked = HelloView {
-        connection: id,
-        token: &hello.token,
-        data: hello.data.as_ref(),
-        name: &hello.name,
-        version: &hello.version,
-    };
-    for plugin in &generation.authenticators {
-        match plugin.authenticate(asked) {
-            Ok(Authentication::Accept(identity)) => return check_identity(generation, identity),
-            Ok(Authentication::Refuse(refusal)) => return Err(refusal.into()),
-            Ok(Authentication::Abstain) => {}
-            Err(failure) => on_failure(plugin, &failure)?,
+    /// Plugins first, then the token, then whether anybody may come.
+    pub(super) async fn identify(
+        &self,
+        generation: &Generation,
+        id: &str,
+        hello: &Hello<'_>,
+    ) -> Result<Known, NotConnected> {
+        let asked = HelloView {
+            connection: id,
+            token: &hello.token,
+            data: hello.data.as_ref(),
+            name: &hello.name,
+            version: &hello.version,
+        };
+        for plugin in &generation.authenticators {
+            match plugin.authenticate(asked) {
+                Ok(Authentication::Accept(identity)) => return check_known(generation, by_plugin(identity)),
+                Ok(Authentication::Refuse(refusal)) => return Err(refusal.into()),
+                Ok(Authentication::Abstain) => {}
+                Err(failure) => on_failure(plugin, &failure)?,
+            }
+        }
+        match hello.token.is_empty() {
+            // A token that nobody can check must not pass for anonymous.
+            false if !generation.tokens.can_check() => Err(Close::INVALID_TOKEN.into()),
+            false => match generation.tokens.connection(&hello.token, &self.tasks).await {
+                Ok(claims) => {
+                    let known = by_token(claims);
+                    // A token of nobody says no more than no token.
+                    let is_somebody = !known.user.is_empty() || generation.config.auth.anonymous;
+                    if !is_somebody || self.is_revoked(&known.user, &known.token) {
+                        return Err(Close::INVALID_TOKEN.into());
+                    }
+                    check_known(generation, known)
+                }
+                Err(BadToken::Expired) => Err(Refusal::TOKEN_EXPIRED.into()),
+                Err(BadToken::Invalid) => Err(Close::INVALID_TOKEN.into()),
+                Err(BadToken::Unknown) => Err(Refusal::BUS_DOWN.into()),
+            },
+            true if generation.config.auth.anonymous => Ok(Known::default()),
+            true => Err(Refusal::UNAUTHORIZED.into()),
         }
     }
-    match (&generation.tokens, hello.token.is_empty()) {
-        (Some(tokens), false) => match tokens.check(&hello.token) {
-            Ok(identity) => check_identity(generation, identity),
-            Err(BadToken::Expired) => Err(Refusal::TOKEN_EXPIRED.into()),
-            Err(BadToken::Invalid) => Err(Close::INVALID_TOKEN.into()),
-        },
-        // A token that nobody can check must not pass for anonymous.
-        (None, false) => Err(Close::INVALID_TOKEN.into()),
-        (_, true) if generation.config.auth.anonymous => Ok(Identity::default()),
-        (_, true) => Err(Refusal::UNAUTHORIZED.into()),
-    }
 }
 
-fn check_identity(generation: &Generation, identity: Identity) -> Result<Identity, NotConnected> {
+fn by_plugin(identity: Identity) -> Known {
+    let Identity { user, info, rooms, expires_at } = identity;
+    let subs = rooms.into_iter().map(|room| Sub { room, ..Sub::default() }).collect();
+    // What a plugin has let in was let in now.
+    let token = TokenId { jti: None, issued_at: auth::now() };
+    Known { user, info, subs, expires_at, token }
+}
+
+fn by_token(claims: ConnectionClaims) -> Known {
+    let ConnectionClaims { user, info, subs, expires_at, token } = claims;
+    Known { user, info: info.unwrap_or_default(), subs, expires_at, token }
+}
+
+fn check_known(generation: &Generation, known: Known) -> Result<Known, NotConnected> {
     // On the second of its end a token still passes the check of its signature,
     // and would let the client in just to be closed, again and again.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    if identity.expires_at.is_some_and(|at| Duration::from_millis(at) <= now) {
+    if known.expires_at.is_some_and(|at| Duration::from_millis(at) <= now) {
         return Err(Refusal::TOKEN_EXPIRED.into());
     }
-    if !identity.user.is_empty() {
-        check_name(&identity.user, generation.config.limits.name_length)?;
+    if !known.user.is_empty() {
+        check_name(&known.user, generation.config.limits.name_length)?;
     }
-    Ok(identity)
+    Ok(known)
 }
 
 /// The rooms that the identity names, and the user's own. One that is not
 /// admitted keeps the connection out: it would otherwise believe to be in.
-fn admit_rooms(
-    generation: &Generation,
-    id: &str,
-    identity: &Identity,
-) -> Result<Vec<(RoomName, Admitted)>, NotConnected> {
-    let caller = Caller { connection: id, user: &identity.user, info: &identity.info };
+fn admit_rooms(generation: &Generation, id: &str, known: &Known) -> Result<Vec<(RoomName, Admitted)>, NotConnected> {
+    let caller = Caller { connection: id, user: &known.user, info: &known.info };
     let mut rooms: Vec<(RoomName, Admitted)> = Vec::new();
-    if generation.config.server.personal_rooms && !identity.user.is_empty() {
-        rooms.push((format!("user:{}", identity.user).into(), Admitted::personal()));
+    if generation.config.server.personal_rooms && !known.user.is_empty() {
+        rooms.push((format!("user:{}", known.user).into(), Admitted::personal()));
     }
-    for room in &identity.rooms {
+    for sub in &known.subs {
+        let room = &sub.room;
         check_name(room, generation.config.limits.name_length)?;
         if rooms.iter().any(|(known, _)| **known == **room) {
             continue;
@@ -331,7 +374,8 @@ fn admit_rooms(
         if super::is_personal(generation, room) {
             return Err(Refusal::PERMISSION_DENIED.into());
         }
-        let admitted = admit(generation, caller, JoinView { room, token: "", data: None }, true)?;
+        let mut admitted = admit(generation, caller, JoinView { room, token: "", data: None }, Wish::Server)?;
+        grant(generation, &mut admitted, sub.clone(), &known.token)?;
         rooms.push((room.as_str().into(), admitted));
     }
     if rooms.len() > generation.config.limits.rooms_per_connection {

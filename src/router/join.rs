@@ -7,12 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::{
-    Router, is_personal, is_registered, on_failure,
+    NotConnected, Router, is_personal, is_registered,
+    leases::{grant, lease, ttl},
+    on_failure,
     remote::{past_publication, refusal},
 };
 use crate::{
+    auth::SubscriptionClaims,
     config::{Access, JoinLeave, Recovery, RoomConfig},
     generation::Generation,
     hub::{self, Connection, Kept, Listening, Membership, NotAdded, Place, Stand, Told, Waiting},
@@ -42,9 +46,21 @@ impl Admitted {
             info: "".into(),
             kept: Kept::default(),
             registered: None,
+            lease: None,
         };
         Self { membership, data: None, listening: Listening::default() }
     }
+}
+
+/// By whose wish somebody joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// The client's.
+    Client,
+    /// The client's, with a token for the room.
+    Token,
+    /// The server's.
+    Server,
 }
 
 /// How somebody is told that it is in a room.
@@ -82,7 +98,7 @@ struct Entrant<'a> {
 
 impl Router {
     /// A client joins a room. The good answer is in its outbox afterwards,
-    /// before anything that it hears in there.
+    /// before anything that it hears in there. Returns when that ends.
     ///
     /// # Errors
     /// Why it may not.
@@ -94,7 +110,7 @@ impl Router {
         seen: Option<protocol::Seen<'_>>,
         wishes: Wishes,
         batch: &mut Batch<'_>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Instant>, Refusal> {
         let generation = self.generation();
         check_name(join.room, generation.config.limits.name_length)?;
         if is_personal(&generation, join.room) {
@@ -103,17 +119,37 @@ impl Router {
         if connection.membership(join.room).is_some() {
             return Err(Refusal::ALREADY_JOINED);
         }
+        let needs_token = generation.room(join.room).is_some_and(|(entry, _)| entry.join == Access::Token);
+        let pass = match needs_token {
+            true => Some(self.check_pass(&generation, connection, join.room, join.token, batch).await?),
+            false => None,
+        };
         let info = connection.info();
         let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &info };
-        let mut admitted = admit(&generation, caller, join, false)?;
+        let wish = if needs_token { Wish::Token } else { Wish::Client };
+        let mut admitted = admit(&generation, caller, join, wish)?;
         if let Some((entry, _)) = generation.room(join.room) {
             admitted.listening = granted(entry, wishes)?;
         }
+        if let Some(SubscriptionClaims { sub, token, .. }) = pass {
+            grant(&generation, &mut admitted, sub, &token).map_err(|reason| match reason {
+                NotConnected::Refused(refusal) => refusal,
+                NotConnected::Closed(_) => Refusal::PERMISSION_DENIED,
+            })?;
+            // Also one that does not end can be taken back, by itself.
+            admitted.membership.lease.get_or_insert_with(|| Arc::new(lease(None, &token)));
+        }
+        let lease = admitted.membership.lease.clone();
         let max = generation.config.limits.rooms_per_connection;
         let room: RoomName = join.room.into();
         self.enter(&generation, connection, &room, admitted, Greeting::Reply(id), seen, max, batch).await?;
         self.observe_room(&generation, connection, "joined", &room, 0, batch);
-        Ok(())
+        let Some(lease) = lease else { return Ok(None) };
+        // What was taken back meanwhile did not find it in there.
+        if self.is_revoked(&connection.user, &lease.token) {
+            self.leave_by_server(&generation, connection, &room, 0, batch);
+        }
+        Ok(lease.expires)
     }
 
     /// Takes somebody into a room who may be there: the room is heard, it is
@@ -205,7 +241,8 @@ impl Router {
         let others = tells.then(|| Broadcast::new(Push::Joined { room, member: &member }));
         let by_user = told_of == JoinLeave::Users;
         let Admitted { membership, data, listening } = admitted;
-        let mut joined = JoinedRoom { data, delta: listening.delta, ..JoinedRoom::default() };
+        let ttl = membership.lease.as_ref().and_then(|lease| ttl(lease.expires));
+        let mut joined = JoinedRoom { data, delta: listening.delta, ttl, ..JoinedRoom::default() };
         let filter = listening.filter.clone();
         let slow = entry.and_then(|entry| entry.slow.clone());
         let entrant = |stand| hub::Entrant { membership, place, stand, listening, slow };
@@ -315,7 +352,7 @@ impl Router {
         }
         let info = connection.info();
         let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &info };
-        let mut admitted = admit(generation, caller, JoinView { room, token: "", data: None }, true)?;
+        let mut admitted = admit(generation, caller, JoinView { room, token: "", data: None }, Wish::Server)?;
         let Placing { info, data, seen } = placing;
         if let Some(info) = info {
             admitted.membership.info = info.into();
@@ -446,13 +483,14 @@ pub(super) fn admit(
     generation: &Generation,
     who: Caller<'_>,
     join: JoinView<'_>,
-    by_server: bool,
+    wish: Wish,
 ) -> Result<Admitted, Refusal> {
     let (entry, pipeline) = generation.room(join.room).ok_or(Refusal::UNKNOWN_ROOM)?;
     let may = match entry.join {
         Access::Anyone => true,
         Access::Users => !who.user.is_empty(),
-        Access::Nobody => by_server,
+        Access::Token => wish != Wish::Client,
+        Access::Nobody => wish == Wish::Server,
     };
     if !may {
         return Err(Refusal::PERMISSION_DENIED);
@@ -473,7 +511,8 @@ pub(super) fn admit(
         }
     }
     let (publish, presence) = (terms.publish, terms.presence);
-    let membership = Membership { publish, presence, info: terms.info.into(), kept: Kept::default(), registered: None };
+    let (info, kept) = (terms.info.into(), Kept::default());
+    let membership = Membership { publish, presence, info, kept, registered: None, lease: None };
     let listening = Listening::new(None, false, entry.join_leave_on_demand);
     Ok(Admitted { membership, data: terms.data, listening })
 }

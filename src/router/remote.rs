@@ -345,6 +345,10 @@ impl Router {
                     connection.set_info(info.as_ref().into());
                     true
                 }
+                What::Expire(at) => {
+                    self.set_end(&connection, *at, batch);
+                    true
+                }
             };
         }
         all_done

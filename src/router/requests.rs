@@ -530,6 +530,7 @@ impl Router {
                         connection.outbox.close(Close { code: *code, reason: reason.clone() });
                     }
                     What::SetInfo(info) => connection.set_info(info.as_ref().into()),
+                    What::Expire(at) => self.set_end(&connection, *at, &mut Batch::new(&self.flusher)),
                 }
                 Ok(())
             }

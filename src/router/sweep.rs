@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::Router;
+use crate::auth;
 
 /// How often, and in how many times all rooms are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -22,6 +23,7 @@ impl Router {
             self.memory.sweep(PART, Instant::now());
             self.memory_records.sweep(Instant::now());
             self.service.sweep();
+            self.revocations.lock().forget(auth::now());
         }
     }
 }

@@ -69,6 +69,8 @@ struct Queue {
     blocked: bool,
     /// Nothing goes out before the greeting.
     held: bool,
+    /// The session has to look at what its connection may.
+    nudged: bool,
     /// Nothing is accepted any more; this goes out last.
     closing: Option<Close>,
     /// The socket failed, or everything is written and the close frame sent.
@@ -237,6 +239,7 @@ impl Outbox {
     pub fn release(&self) {
         let mut queue = self.queue.lock();
         queue.held = false;
+        queue.nudged = false;
         let keep = usize::from(queue.written > 0);
         queue.frames.truncate(keep);
         queue.bytes = queue.frames.front().map_or(0, |first| first.frame.len() - queue.written);
@@ -271,6 +274,17 @@ impl Outbox {
     /// the answer to a close.
     pub(super) fn push_control(&self, bytes: &[u8]) -> Pushed {
         self.push(&Bytes::copy_from_slice(bytes))
+    }
+
+    /// Makes the session look at what its connection may.
+    pub fn nudge(&self) {
+        self.queue.lock().nudged = true;
+        self.wake.notify_one();
+    }
+
+    /// True once after that.
+    pub(super) fn take_nudge(&self) -> bool {
+        std::mem::take(&mut self.queue.lock().nudged)
     }
 
     /// Why the connection is ending, if it is.

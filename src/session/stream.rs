@@ -43,7 +43,7 @@ impl Line for Stream {
             }
             tokio::select! {
                 biased;
-                () = self.outbox.woken() => {}
+                () = self.outbox.woken() => if self.outbox.take_nudge() { return Input::Tick },
                 () = sleep_until(deadline) => return Input::Tick,
                 Some(message) = self.incoming.recv() => return Input::Messages(vec![message]),
             }

@@ -49,7 +49,7 @@ thread_local! {
 pub(super) enum Input {
     /// Whole messages came.
     Messages(Vec<Incoming>),
-    /// The deadline came.
+    /// The deadline came, or something has changed what holds of it.
     Tick,
     /// It is over.
     Ended(Close),
@@ -190,7 +190,7 @@ impl Line for Wire {
             let (socket, outbox) = (&self.socket, &self.outbox);
             tokio::select! {
                 biased;
-                () = outbox.woken() => {}
+                () = outbox.woken() => if outbox.take_nudge() { return Input::Tick },
                 // Before reading: whoever always has something to say must not
                 // outlive a deadline.
                 () = &mut self.timer => return Input::Tick,

@@ -202,7 +202,7 @@ async fn what_makes_no_sense_says_why() {
     }
     assert_eq!(exchange(at, &head, &" ".repeat(5 << 20)).await.0, 413);
     assert_eq!(error(at, "publish", json!({ "channel": "nowhere", "data": 1 })).await, 102);
-    assert_eq!(error(at, "refresh", json!({ "user": "ann" })).await, 108);
+    assert_eq!(error(at, "refresh", json!({})).await, 107);
     assert_eq!(error(at, "history", json!({ "channel": "plain:1" })).await, 108);
     assert_eq!(error(at, "presence", json!({ "channel": "plain:1" })).await, 108);
     assert_eq!(error(at, "subscribe", json!({ "user": "ann", "channel": "nowhere" })).await, 102);

@@ -60,7 +60,7 @@ fn the_config_is_right_and_open_only_as_the_manifests_say() {
     for name in [COMPOSE, DEPLOYMENT] {
         let config = config(&manifest(name));
         assert_eq!(config.server.listen.to_string(), "0.0.0.0:8000", "{name}");
-        assert!(config.auth.jwt.is_some() && !config.auth.anonymous, "{name}");
+        assert!(!config.auth.jwt.is_empty() && !config.auth.anonymous, "{name}");
         assert!(!config.server.try_page && !config.metrics.enabled, "{name}");
     }
 }

@@ -208,6 +208,23 @@ impl TestClient {
         Self::new(socket, url, json!({}))
     }
 
+    /// A client on a socket that was opened elsewhere.
+    pub fn of(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
+        Self::new(socket, "", json!({}))
+    }
+
+    /// How the first thing that was asked ended: None if well, else the code
+    /// and reason of the refusal or the close frame.
+    pub async fn first(&mut self) -> Option<(u64, String)> {
+        match self.came().await {
+            Came::Closed(code, reason) => Some((code.into(), reason)),
+            Came::Json(reply) => {
+                let code = reply["error"]["code"].as_u64()?;
+                Some((code, reply["error"]["message"].as_str().unwrap_or_default().to_owned()))
+            }
+        }
+    }
+
     fn new(socket: WebSocketStream<MaybeTlsStream<TcpStream>>, url: &str, hello: Value) -> Self {
         let (early, given_up) = (Vec::new(), Vec::new());
         Self { socket, id: String::new(), next: 0, early, given_up, url: url.to_owned(), hello }

@@ -1138,6 +1138,7 @@ impl Instance {
             info: "".into(),
             kept: Keeping::default(),
             registered: None,
+            lease: None,
         };
         let entrant =
             |stand| hub::Entrant { membership, place, stand, listening: hub::Listening::default(), slow: None };

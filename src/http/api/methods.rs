@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    Answer, Web, WireError,
+    Answer, Web, WireError, tokens,
     wire::{self, Stated, bad, read, required},
 };
 use crate::{
@@ -51,7 +51,9 @@ pub(super) async fn call(web: &Web, key: &ApiKey, method: &str, parameters: &[u8
         "subscribe" => subscribe(web, parameters).await,
         "unsubscribe" => unsubscribe(web, parameters).await,
         "disconnect" => disconnect(web, parameters).await,
-        "refresh" => Err(Refusal { reason: "not available in this version".into(), ..Refusal::NOT_AVAILABLE }),
+        "refresh" => tokens::refresh(web, parameters).await,
+        "revoke_token" => tokens::revoke_token(web, parameters).await,
+        "invalidate_user_tokens" => tokens::invalidate_user_tokens(web, parameters).await,
         "presence" => presence(web, parameters).await,
         "presence_stats" => presence_stats(web, parameters).await,
         "history" => history(web, parameters).await,
@@ -76,7 +78,7 @@ pub(super) async fn call(web: &Web, key: &ApiKey, method: &str, parameters: &[u8
 }
 
 /// A result as JSON.
-fn ok(result: impl Serialize) -> Answer {
+pub(super) fn ok(result: impl Serialize) -> Answer {
     serde_json::value::to_raw_value(&result).map_err(|error| {
         tracing::error!(%error, "an answer of the server API is not JSON");
         Refusal::INTERNAL
@@ -155,7 +157,7 @@ async fn broadcast(web: &Web, parameters: &[u8]) -> Answer {
 
 /// With whom something is to be done: a user, one of its connections, or
 /// targets.
-fn whom<'a>(
+pub(super) fn whom<'a>(
     user: &'a str,
     client: Option<&str>,
     to: &[Cow<'_, str>],
@@ -175,7 +177,7 @@ fn whom<'a>(
     Ok(Act { except, user: Some(user).filter(|user| !user.is_empty()), ..Act::new(targets, what) })
 }
 
-async fn act(web: &Web, act: Act<'_>) -> Answer {
+pub(super) async fn act(web: &Web, act: Act<'_>) -> Answer {
     let Acted { done, failed, missing } = web.router.act(act).await?;
     let mut result = json!({ "connections": done });
     if failed > 0 {

@@ -63,6 +63,8 @@ pub(crate) const METHODS: &[Method] = &[
     read("users", About::Instance),
     read("instances", About::Instance),
     read("plugins", About::Instance),
+    write("revoke_token", About::Instance),
+    write("invalidate_user_tokens", About::Instance),
     write("reload", About::Instance),
     write("rollback", About::Instance),
     write("drain", About::Instance),

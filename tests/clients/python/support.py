@@ -233,10 +233,10 @@ class _Events:
 class Room(_Events):
     """A room as one client sees it."""
 
-    def __init__(self, client, name):
+    def __init__(self, client, name, **options):
         recorder = _RoomRecorder()
         self.events = recorder.events
-        self.subscription = client.new_subscription(name, recorder)
+        self.subscription = client.new_subscription(name, recorder, **options)
 
     @property
     def publications(self):

@@ -149,10 +149,10 @@ async fn measure(bench: &Bench) -> anyhow::Result<Value> {
     let opened = tally.begun.elapsed();
     let cpu = bench.pid.map(cpu_of).transpose()?;
     let started = Instant::now();
-    let expected = publish(bench, &tally, &senders, started).await;
+    publish(bench, &tally, &senders, started).await;
     let took = started.elapsed();
     let deadline = Instant::now() + LINGER;
-    while tally.delivered.load(Ordering::Relaxed) < expected && Instant::now() < deadline {
+    while tally.delivered.load(Ordering::Relaxed) < expected(bench, &tally) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let cpu = cpu.zip(bench.pid).map(|(before, pid)| Ok::<_, anyhow::Error>(cpu_of(pid)?.saturating_sub(before)));
@@ -172,7 +172,7 @@ async fn measure(bench: &Bench) -> anyhow::Result<Value> {
         "refused": number(&tally.refused),
         "connections_lost": number(&tally.lost),
         "deliveries": delivered,
-        "deliveries_missing": expected.saturating_sub(delivered),
+        "deliveries_missing": expected(bench, &tally).saturating_sub(delivered),
         "deliveries_a_second": round(delivered as f64 / took.as_secs_f64()),
         "latency_ms": {
             "p50": tally.latencies.within(0.5),
@@ -234,7 +234,6 @@ async fn live(
             Some(filler) = to_send.recv() => {
                 let at = tally.now();
                 let data = json!({ "at": at, "filler": filler });
-                tally.sent.fetch_add(1, Ordering::Relaxed);
                 if socket.send("publish", json!({ "channel": room, "data": data })).await.is_err() {
                     tally.lost.fetch_add(1, Ordering::Relaxed);
                     return;
@@ -262,8 +261,8 @@ impl Tally {
     }
 }
 
-/// Publishes at the rate; returns how many deliveries that makes.
-async fn publish(bench: &Bench, tally: &Tally, senders: &[mpsc::Sender<String>], started: Instant) -> u64 {
+/// Publishes at the rate, for as long as is wanted.
+async fn publish(bench: &Bench, tally: &Tally, senders: &[mpsc::Sender<String>], started: Instant) {
     let total = u64::from(bench.rate) * u64::from(bench.seconds);
     let filler = "x".repeat(bench.size as usize - 32);
     let mut shown = started;
@@ -273,8 +272,11 @@ async fn publish(bench: &Bench, tally: &Tally, senders: &[mpsc::Sender<String>],
         let due = started + Duration::from_secs_f64(n as f64 / f64::from(bench.rate));
         tokio::time::sleep_until(due).await;
         let sender = &senders[usize::try_from(n).unwrap_or(0) % senders.len()];
-        if sender.try_send(filler.clone()).is_err() {
-            busy += 1;
+        match sender.try_send(filler.clone()) {
+            Ok(()) => {
+                tally.sent.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => busy += 1,
         }
         if shown.elapsed() >= Duration::from_secs(1) {
             shown = Instant::now();
@@ -285,13 +287,16 @@ async fn publish(bench: &Bench, tally: &Tally, senders: &[mpsc::Sender<String>],
     if busy > 0 {
         eprintln!("{busy} messages were not sent: their connections had gone or were busy");
     }
+    // The last part of a second counts as well.
+    tokio::time::sleep_until(started + Duration::from_secs(bench.seconds.into())).await;
+}
+
+/// How many deliveries the messages make that were sent and not refused.
+fn expected(bench: &Bench, tally: &Tally) -> u64 {
     // Of each room, as many as are in it.
-    let members = |room: u64| {
-        let (all, rooms) = (u64::from(bench.connections), u64::from(bench.rooms));
-        all / rooms + u64::from(room < all % rooms)
-    };
-    let average =
-        (0..u64::from(bench.rooms)).map(members).map(|n| n * n).sum::<u64>() as f64 / f64::from(bench.connections);
+    let (all, rooms) = (u64::from(bench.connections), u64::from(bench.rooms));
+    let members = |room: u64| all / rooms + u64::from(room < all % rooms);
+    let average = (0..rooms).map(members).map(|n| n * n).sum::<u64>() as f64 / all as f64;
     let sent = tally.sent.load(Ordering::Relaxed).saturating_sub(tally.refused.load(Ordering::Relaxed));
     (sent as f64 * average).round() as u64
 }

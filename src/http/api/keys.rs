@@ -409,7 +409,7 @@ mod tests {
         let nothing = format!("x{}", &KEY[1..]);
         let nearly = format!("{}x", &KEY[..KEY.len() - 1]);
         let classes = [nothing.as_str(), nearly.as_str()];
-        let samples = std::env::var("WAYLEAVE_T11_SAMPLES").map_or(10_000, |n| n.parse().unwrap());
+        let samples = std::env::var("T11_SAMPLES").map_or(10_000, |n| n.parse().unwrap());
         let is_known = |sent: &str| find(sent, &keys).is_some();
         let ts: Vec<f64> = (0..8).map(|_| welch(is_known, classes, samples).abs()).collect();
         assert!(ts.iter().any(|t| *t < 4.5), "{ts:?}");

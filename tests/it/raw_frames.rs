@@ -37,6 +37,10 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
+/// What measures memory or times and what makes the machine busy do so one
+/// after the other.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// How an exchange ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
@@ -358,6 +362,7 @@ async fn a_handshake_that_is_none_is_refused_with_its_reason() {
 /// own, since each ends one; the process lives and others do not notice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_thousand_malformed_frames_harm_nobody() {
+    let _alone = ALONE.lock().await;
     const FRAMES: usize = 100_000;
     const ATTACKERS: u8 = 8;
     let mut instance = Instance::start(CONFIG, None, "a").await;
@@ -446,6 +451,7 @@ async fn flood(socket: &mut TcpStream, bytes: &[u8], max: usize) -> usize {
 /// Row T6: a flood of pings by one who reads nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_pings_costs_two_mebibytes_at_most() {
+    let _alone = ALONE.lock().await;
     let mut instance = Instance::start(CONFIG, None, "a").await;
     let mut bystander = instance.client().await;
     bystander.join("r").await;
@@ -468,6 +474,7 @@ async fn a_flood_of_pings_costs_two_mebibytes_at_most() {
 /// that lie. Neither costs memory; the first ends long before twenty million.
 #[tokio::test(flavor = "multi_thread")]
 async fn fragments_without_end_and_lengths_that_lie_cost_nothing() {
+    let _alone = ALONE.lock().await;
     let mut instance = Instance::start("[limits]\nclose_timeout = \"100ms\"\n", None, "a").await;
     let mut bystander = instance.client().await;
     for between in [Vec::new(), frame(PING, b"")] {
@@ -507,13 +514,13 @@ async fn fragments_without_end_and_lengths_that_lie_cost_nothing() {
 /// it connect meanwhile, and the others are freed in five seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_sockets_and_half_handshakes_keep_nobody_out() {
+    let _alone = ALONE.lock().await;
     const IDLE: usize = 2_000;
     const HALF: usize = 500;
     let mut instance = Instance::start("", None, "a").await;
     let address = instance.addr();
     let before = instance.open_files();
     let mut sockets = Vec::new();
-    let started = Instant::now();
     for n in 0..IDLE + HALF {
         let mut socket = TcpStream::connect(address).await.unwrap();
         if n >= IDLE {
@@ -521,7 +528,7 @@ async fn idle_sockets_and_half_handshakes_keep_nobody_out() {
         }
         sockets.push(socket);
     }
-    assert!(started.elapsed() < Duration::from_secs(4), "the machine is too slow to show anything");
+    let opened = Instant::now();
     let mut times = Vec::new();
     for _ in 0..100 {
         let started = Instant::now();
@@ -530,7 +537,10 @@ async fn idle_sockets_and_half_handshakes_keep_nobody_out() {
         client.abort();
     }
     times.sort();
-    println!("honest connects: p50 {:?}, p99 {:?}", times[50], times[98]);
+    let n_open = instance.open_files();
+    println!("honest connects beside {n_open} sockets: p50 {:?}, p99 {:?}", times[50], times[98]);
+    // A busy machine may free the first before it has opened the last.
+    assert!(n_open > IDLE / 4, "only {n_open} were open meanwhile");
     assert!(times[98] <= Duration::from_millis(100), "{times:?}");
     for mut socket in sockets {
         let mut rest = Vec::new();
@@ -538,7 +548,7 @@ async fn idle_sockets_and_half_handshakes_keep_nobody_out() {
         assert!(ended.is_ok(), "one is never freed");
         assert!(!rest.starts_with(b"HTTP/1.1 101"));
     }
-    let took = started.elapsed();
-    assert!(took < Duration::from_secs(10), "freed only after {took:?}");
+    let took = opened.elapsed();
+    assert!(took < Duration::from_secs(7), "the last was freed only after {took:?}");
     crate::support::until("all are closed", async || instance.open_files() <= before + 1).await;
 }

@@ -104,8 +104,9 @@ pub type Tag<'a> = (Cow<'a, str>, Cow<'a, str>);
 /// What a client can ask.
 #[derive(Debug)]
 pub enum Command<'a> {
-    /// The first command of each connection.
-    Connect(Hello<'a>),
+    /// The first command of each connection. Boxed, as it is large and rare:
+    /// sessions have room for a command.
+    Connect(Box<Hello<'a>>),
     /// Join a room.
     Join {
         /// The room.
@@ -192,7 +193,7 @@ pub struct Wishes {
     /// Messages as differences to those before them.
     pub delta: bool,
     /// Only some messages.
-    pub filter: Option<Rule>,
+    pub filter: Option<Box<Rule>>,
 }
 
 /// Up to where somebody has seen a room's messages.
@@ -524,6 +525,16 @@ impl Encoding {
     #[must_use]
     pub fn is_websocket(self) -> bool {
         matches!(self, Self::CentrifugeJson | Self::CentrifugeProtobuf)
+    }
+
+    /// What carries it, as the metrics have it.
+    #[must_use]
+    pub fn transport(self) -> &'static str {
+        match self {
+            Self::CentrifugeJson | Self::CentrifugeProtobuf => "websocket",
+            Self::CentrifugeJsonStream | Self::CentrifugeProtobufStream => "http_stream",
+            Self::CentrifugeEvents => "sse",
+        }
     }
 
     /// The commands in what came, in order.

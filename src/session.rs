@@ -328,9 +328,8 @@ impl Session {
         Ok(())
     }
 
-    /// One command. It is async since a room may have to be announced to
-    /// others before a join is acknowledged. What waits is boxed: its state
-    /// would be a part of each idle connection.
+    /// One command. What may have to wait is boxed: its state would be a part of
+    /// each idle connection.
     async fn on_request(
         &mut self,
         request: Result<Request<'_>, NotTheProtocol>,
@@ -349,7 +348,8 @@ impl Session {
             Taken::Flood => return Err(Close::TOO_MANY_REQUESTS),
         }
         if !matches!(command, Command::Pong)
-            && let Err(refusal) = self.count(&command).await
+            && self.router.counts()
+            && let Err(refusal) = Box::pin(self.count(&command)).await
         {
             if id != 0 {
                 self.refuse(id, &refusal, batch);
@@ -360,7 +360,7 @@ impl Session {
             Command::Connect(_) => return Err(Close::BAD_REQUEST),
             Command::Pong => {
                 if let Some(rtt) = self.heartbeat.answered(began) {
-                    self.router.metrics.pong_took("websocket", rtt);
+                    self.router.metrics.pong_took(self.connection.encoding.transport(), rtt);
                 }
                 return Ok(());
             }
@@ -370,19 +370,6 @@ impl Session {
                     self.router.metrics.refused(refusal.code);
                 }
                 return Ok(());
-            }
-            Command::Join { room, token, data, recover, wishes } => {
-                let join = JoinView { room: &room, token: &token, data: data.as_ref() };
-                let span = self.traced("join", &room);
-                // Its good answer is sent on the way, at the right moment.
-                let joining = self.router.join(&self.connection, id, join, recover, wishes, batch);
-                let joined = Box::pin(traces::wait_within(span.as_deref(), joining)).await;
-                traced_end(span, joined).map(|ends| {
-                    if ends.is_some() {
-                        self.ends = self.router.next_end(&self.connection);
-                    }
-                    None
-                })
             }
             Command::Leave { room } => self.router.leave(&self.connection, &room, batch).map(|()| Some(Reply::Left)),
             Command::Publish { room, payload } => {
@@ -396,19 +383,57 @@ impl Session {
                     Err(refusal) => Err(refusal),
                 }
             }
+            Command::Call { method, data } if !is_records(&method) => {
+                match self.router.call(&self.connection, &method, data, batch) {
+                    Ok(payload) => {
+                        self.put(&self.connection.encoding.reply(id, &Reply::Called(payload.borrowed())), batch);
+                        Ok(None)
+                    }
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Command::Ping => Ok(Some(Reply::Pong)),
+            Command::Unsupported => Err(Refusal::METHOD_NOT_FOUND),
+            other => {
+                Box::pin(self.on_waiting(id, other, batch)).await?;
+                self.router.metrics.command_took(kind, began.elapsed());
+                return Ok(());
+            }
+        };
+        self.answer(id, answer, batch);
+        self.router.metrics.command_took(kind, began.elapsed());
+        Ok(())
+    }
+
+    /// The commands that may have to wait for somebody else.
+    async fn on_waiting(&mut self, id: u32, command: Command<'_>, batch: &mut Batch<'_>) -> Result<(), Close> {
+        let answer = match command {
+            Command::Join { room, token, data, recover, wishes } => {
+                let join = JoinView { room: &room, token: &token, data: data.as_ref() };
+                let span = self.traced("join", &room);
+                // Its good answer is sent on the way, at the right moment.
+                let joining = self.router.join(&self.connection, id, join, recover, wishes, batch);
+                let joined = traces::wait_within(span.as_deref(), joining).await;
+                traced_end(span, joined).map(|ends| {
+                    if ends.is_some() {
+                        self.ends = self.router.next_end(&self.connection);
+                    }
+                    None
+                })
+            }
             Command::Presence { room } => {
                 batch.flush();
-                let members = Box::pin(self.router.presence(&self.connection, &room)).await;
+                let members = self.router.presence(&self.connection, &room).await;
                 members.map(|members| Some(Reply::Presence(members)))
             }
             Command::PresenceStats { room } => {
                 batch.flush();
-                let stats = Box::pin(self.router.presence_stats(&self.connection, &room)).await;
+                let stats = self.router.presence_stats(&self.connection, &room).await;
                 stats.map(|(connections, users)| Some(Reply::PresenceStats { connections, users }))
             }
             Command::History { room, limit, since, reverse } => {
                 batch.flush();
-                match Box::pin(self.router.history(&self.connection, &room, limit, since, reverse)).await {
+                match self.router.history(&self.connection, &room, limit, since, reverse).await {
                     Ok((position, publications)) => {
                         let reply = Reply::History { position: &position, publications: &publications };
                         self.put_list(id, &reply, batch);
@@ -417,26 +442,18 @@ impl Session {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Command::Call { method, data } if method == "wayleave.records" || method == "wayleave.record" => {
+            Command::Call { method, data } => {
                 batch.flush();
                 let method = method.trim_start_matches("wayleave.");
-                let called = Box::pin(self.router.records_call(&self.connection, method, data.as_ref())).await;
+                let called = self.router.records_call(&self.connection, method, data.as_ref()).await;
                 called.map(|data| {
                     self.put_list(id, &Reply::Called(PayloadRef::Text(&data)), batch);
                     None
                 })
             }
-            Command::Call { method, data } => match self.router.call(&self.connection, &method, data, batch) {
-                Ok(payload) => {
-                    self.put(&self.connection.encoding.reply(id, &Reply::Called(payload.borrowed())), batch);
-                    Ok(None)
-                }
-                Err(refusal) => Err(refusal),
-            },
-            Command::Ping => Ok(Some(Reply::Pong)),
             Command::Refresh { token } => {
                 batch.flush();
-                let refreshed = Box::pin(self.router.refresh(&self.connection, &token)).await;
+                let refreshed = self.router.refresh(&self.connection, &token).await;
                 self.ends = self.router.next_end(&self.connection);
                 match refreshed {
                     Ok(ttl) => Ok(Some(Reply::Refreshed { connection: &self.connection.id_text, ttl })),
@@ -445,21 +462,22 @@ impl Session {
                 }
             }
             Command::SubRefresh { room, token } => {
-                let refreshed = Box::pin(self.router.sub_refresh(&self.connection, &room, &token, batch)).await;
+                let refreshed = self.router.sub_refresh(&self.connection, &room, &token, batch).await;
                 self.ends = self.router.next_end(&self.connection);
                 refreshed.map(|ttl| Some(Reply::SubRefreshed { ttl }))
             }
-            Command::Unsupported => Err(Refusal::METHOD_NOT_FOUND),
+            _ => Err(Refusal::METHOD_NOT_FOUND),
         };
+        self.answer(id, answer, batch);
+        Ok(())
+    }
+
+    fn answer(&self, id: u32, answer: Result<Option<Reply<'_>>, Refusal>, batch: &mut Batch<'_>) {
         match answer {
             Ok(None) => {}
-            Ok(Some(reply)) => {
-                self.put_list(id, &reply, batch);
-            }
+            Ok(Some(reply)) => self.put_list(id, &reply, batch),
             Err(refusal) => self.refuse(id, &refusal, batch),
         }
-        self.router.metrics.command_took(kind, began.elapsed());
-        Ok(())
     }
 
     /// Who asks for a long list must not be closed as slow for it.
@@ -551,6 +569,11 @@ fn traced_end<T>(span: Option<Box<Span>>, result: Result<T, Refusal>) -> Result<
 /// How long one connection's commands may keep a thread before others have
 /// their turn. Slow plugins make a few commands last for long.
 const TURN: Duration = Duration::from_millis(2);
+
+/// What the gateway answers itself.
+fn is_records(method: &str) -> bool {
+    matches!(method, "wayleave.records" | "wayleave.record")
+}
 
 /// A command's name in the metrics.
 fn name(command: &Command<'_>) -> &'static str {

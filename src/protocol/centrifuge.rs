@@ -211,7 +211,8 @@ impl Said {
 pub fn decode(text: &str) -> impl Iterator<Item = Result<Request<'_>, NotTheProtocol>> {
     let lines = || text.lines().filter(|line| !line.trim_ascii().is_empty());
     let nothing = lines().next().is_none();
-    nothing.then(|| Err(NotTheProtocol("an empty frame".into()))).into_iter().chain(lines().map(decode_command))
+    let empty = |()| Err(NotTheProtocol("an empty frame".into()));
+    nothing.then_some(()).into_iter().map(empty).chain(lines().map(decode_command))
 }
 
 fn raw(value: Option<&RawValue>) -> Option<Payload> {
@@ -228,11 +229,11 @@ fn decode_command(line: &str) -> Result<Request<'_>, NotTheProtocol> {
     let command = if let Some(connect) = wire.connect {
         let WireConnect { token, data, name, version, subs } = connect;
         let seen = subs.into_iter().filter_map(|(room, sub)| Some((room, sub.seen()?))).collect();
-        Command::Connect(Hello { token, data: raw(data), name, version, seen })
+        Command::Connect(Box::new(Hello { token, data: raw(data), name, version, seen }))
     } else if let Some(subscribe) = wire.subscribe {
         let WireSubscribe { channel, token, data, recover, epoch, offset, join_leave, delta, tf } = subscribe;
         let recover = recover.then_some(Seen { epoch, offset });
-        let wishes = Wishes { join_leave, delta: delta == FOSSIL, filter: tf.map(Into::into) };
+        let wishes = Wishes { join_leave, delta: delta == FOSSIL, filter: tf.map(|filter| Box::new(filter.into())) };
         Command::Join { room: channel, token, data: raw(data), recover, wishes }
     } else if let Some(unsubscribe) = wire.unsubscribe {
         Command::Leave { room: unsubscribe.channel }

@@ -443,11 +443,11 @@ fn request(wire: WireCommand) -> Result<Request<'static>, NotTheProtocol> {
         let WireConnect { token, data, subs, name, version } = connect;
         let seen = subs.into_iter().filter_map(|(room, sub)| Some((room.into(), sub.seen()?))).collect();
         let (token, name, version) = (token.into(), name.into(), version.into());
-        Command::Connect(Hello { token, data: body(data), name, version, seen })
+        Command::Connect(Box::new(Hello { token, data: body(data), name, version, seen }))
     } else if let Some(mut subscribe) = wire.subscribe {
         let (room, token) = (std::mem::take(&mut subscribe.channel), std::mem::take(&mut subscribe.token));
         let data = body(std::mem::take(&mut subscribe.data));
-        let filter = subscribe.tf.take().map(Into::into);
+        let filter = subscribe.tf.take().map(|filter| Box::new(filter.into()));
         let wishes = Wishes { join_leave: subscribe.join_leave, delta: subscribe.delta == FOSSIL, filter };
         Command::Join { room: room.into(), token: token.into(), data, recover: subscribe.seen(), wishes }
     } else if let Some(WireChannel { channel }) = wire.unsubscribe {

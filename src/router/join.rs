@@ -472,7 +472,7 @@ fn granted(entry: &RoomConfig, wishes: Wishes) -> Result<Listening, Refusal> {
     let wrong = |reason: &'static str| Refusal { reason: reason.into(), ..Refusal::BAD_REQUEST };
     let filter = match filter {
         Some(_) if !entry.tags_filter => return Err(wrong("filters are off in this room")),
-        filter => filter.map(Filter::new).transpose().map_err(wrong)?,
+        filter => filter.map(|rule| Filter::new(*rule)).transpose().map_err(wrong)?,
     };
     let without_members = entry.join_leave_on_demand && !join_leave;
     Ok(Listening::new(filter, delta && entry.delta, without_members))

@@ -144,6 +144,14 @@ fn too_many(wait: Duration) -> Refusal {
 }
 
 impl Router {
+    /// True if commands are counted beside what a connection counts of its own.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        let generation = self.generation.load();
+        let limits = &generation.config.limits;
+        limits.user_commands.is_some() || !limits.rates.is_empty()
+    }
+
     /// Counts a command of a user against its limit.
     ///
     /// # Errors

@@ -263,6 +263,12 @@ impl Cluster {
         self.silences.lock().keys().any(|id| id.split_once('.').is_some_and(|(boot, _)| boot == run))
     }
 
+    /// True if little waits to be published.
+    #[must_use]
+    pub fn is_at_ease(&self) -> bool {
+        self.publisher.is_at_ease()
+    }
+
     /// How people call it.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -29,7 +29,7 @@ pub use self::{
     auth::{AuthConfig, JwksUrl, Jwt, KeySource},
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
     origin::{Origin, OriginRule},
-    rates::{Level, Network, RateConfig, RateOf},
+    rates::{Level, Network, RateConfig, RateOf, network},
     read::Mistake,
     rooms::{
         Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, SlowConfig,

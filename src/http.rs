@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -56,9 +56,12 @@ const HTTP_MAX: Duration = Duration::from_secs(60);
 /// How long the last answer may take once the instance ends.
 const LAST_ANSWER: Duration = Duration::from_secs(1);
 
-/// Sockets beyond `limits.connections`, for what is no client and for those
+/// Sockets beyond those of clients, for what is no client and for those
 /// who are told that it is full.
 const SPARE: usize = 256;
+
+/// How often it is looked whether an answer still goes on, at the end.
+const STAYS_LOOK: Duration = Duration::from_millis(50);
 
 /// How long the accept loop rests when the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -88,13 +91,22 @@ struct Peer(SocketAddr);
 #[derive(Debug)]
 struct Open {
     all: Arc<AtomicUsize>,
-    /// An answer goes on over it.
-    stays: AtomicBool,
+    /// Answers that go on over it.
+    stays: AtomicUsize,
 }
 
 impl Open {
+    /// An answer begins that goes on over it, or it has ended.
     fn may_stay(&self, stays: bool) {
-        self.stays.store(stays, Ordering::Relaxed);
+        if stays {
+            self.stays.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.stays.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn stays(&self) -> bool {
+        self.stays.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -108,7 +120,7 @@ impl Drop for Open {
 /// answer goes on over it.
 async fn too_long(open: Weak<Open>) {
     tokio::time::sleep(HTTP_MAX).await;
-    while open.upgrade().is_some_and(|open| open.stays.load(Ordering::Relaxed)) {
+    while open.upgrade().is_some_and(|open| open.stays()) {
         tokio::time::sleep(HTTP_MAX / 12).await;
     }
 }
@@ -138,9 +150,12 @@ pub async fn serve(listener: TcpListener, header_timeout: Duration, web: Web) {
                 continue;
             }
         };
-        let guard = Arc::new(Open { all: Arc::clone(&open), stays: AtomicBool::new(false) });
+        let guard = Arc::new(Open { all: Arc::clone(&open), stays: AtomicUsize::new(0) });
         // Clients are told why they are not let in, and operators still see.
-        if open.fetch_add(1, Ordering::Relaxed) >= web.router.generation().config.limits.connections + SPARE {
+        // One that has no socket of its own has two: it hears by one and speaks by
+        // another.
+        let max = 2 * web.router.generation().config.limits.connections + SPARE;
+        if open.fetch_add(1, Ordering::Relaxed) >= max {
             web.router.metrics.turn_away("connections");
             continue;
         }
@@ -188,18 +203,27 @@ fn serve_connection(
     let connection = builder.serve_connection(TokioIo::new(socket), service).with_upgrades();
     async move {
         tokio::pin!(connection);
-        let patience = tokio::select! {
+        tokio::select! {
             ended = &mut connection => return log_end(ended),
-            () = too_long(opened.clone()) => HTTP_MAX,
-            () = stop.cancelled() => LAST_ANSWER,
-        };
-        connection.as_mut().graceful_shutdown();
-        if opened.upgrade().is_some_and(|open| open.stays.load(Ordering::Relaxed)) {
-            // What goes on over it ends with the instance by itself.
-            return log_end(connection.await);
+            () = too_long(opened.clone()) => {}
+            () = stop.cancelled() => {}
         }
-        if let Ok(ended) = tokio::time::timeout(patience, connection).await {
-            log_end(ended);
+        connection.as_mut().graceful_shutdown();
+        let patience = async {
+            tokio::select! {
+                () = tokio::time::sleep(HTTP_MAX) => {}
+                () = stop.cancelled() => {}
+            }
+            // What goes on over it ends with its session or by itself; what that
+            // leaves behind need not be read.
+            while opened.upgrade().is_some_and(|open| open.stays()) {
+                tokio::time::sleep(STAYS_LOOK).await;
+            }
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        tokio::select! {
+            ended = connection => log_end(ended),
+            () = patience => {}
         }
     }
 }
@@ -258,10 +282,6 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
         let text = "this origin may not connect; see `server.allowed_origins` in the config\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
-    let (admitted, address) = match admit(&web, request.headers(), request.extensions()) {
-        Ok(admitted) => admitted,
-        Err(full) => return full.into_response(),
-    };
     let mut head = Request::new(());
     *head.method_mut() = request.method().clone();
     *head.version_mut() = request.version();
@@ -278,6 +298,10 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
                 .into_response();
         }
     };
+    let (admitted, address) = match admit(&web, request.headers(), request.extensions()) {
+        Ok(admitted) => admitted,
+        Err(full) => return full.into_response(),
+    };
     if let Some(subprotocol) = subprotocol {
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
     }
@@ -293,12 +317,16 @@ async fn upgrade(State(web): State<Web>, mut request: Request<Body>) -> Response
     response
 }
 
+/// From where a request comes.
+fn address_of(web: &Web, headers: &HeaderMap, of: &Extensions) -> IpAddr {
+    let Peer(peer) = *of.get().expect("each request is given who has connected");
+    client_address(peer.ip(), headers, &web.router.generation().config.server.trusted_proxies)
+}
+
 /// Lets a client in, or says why not; and from where it comes.
 fn admit(web: &Web, headers: &HeaderMap, of: &Extensions) -> Result<(Admitted, IpAddr), Full> {
-    let generation = web.router.generation();
-    let Peer(peer) = *of.get().expect("each request is given who has connected");
-    let address = client_address(peer.ip(), headers, &generation.config.server.trusted_proxies);
-    let admitted = web.admission.admit(&generation.config.limits, address);
+    let address = address_of(web, headers, of);
+    let admitted = web.admission.admit(&web.router.generation().config.limits, address);
     if let Err(full) = &admitted {
         web.router.metrics.turn_away(full.limit());
     }

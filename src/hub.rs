@@ -88,6 +88,7 @@ impl Told<'_> {
 impl Member {
     /// Takes a frame, or keeps it until the member has caught up.
     fn hear(&mut self, offset: u64, frame: &Bytes, spare: Spare, batch: &mut Batch<'_>) -> Delivered {
+        let spare = spare.of(self.place.0);
         match &mut self.stand {
             Stand::Live => put(&self.outbox, frame, spare, batch),
             Stand::Positioned(from) if offset == 0 || offset > *from => put(&self.outbox, frame, spare, batch),
@@ -452,6 +453,13 @@ impl Hub {
             for (name, room) in shard.lock().iter_mut() {
                 room.slow = of(name);
             }
+        }
+    }
+
+    /// The same, of one room.
+    pub fn set_slow_of(&self, room: &str, slow: Option<Arc<SlowConfig>>) {
+        if let Some(members) = self.at(&self.rooms, room).lock().get_mut(room) {
+            members.slow = slow;
         }
     }
 

@@ -29,7 +29,7 @@ const WRITE_MAX: usize = 64 << 10;
 
 /// What somebody hears who does not speak TLS to a port that does.
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
-                         Content-Length: 38\r\n\r\nthis port speaks TLS: https:// or wss\r\n";
+                         Content-Length: 39\r\n\r\nthis port speaks TLS: https:// or wss\r\n";
 
 /// A client's socket.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! [`Request`] and a [`Reply`] or [`Push`] becomes bytes in the codecs below;
 //! no other module knows a wire format.
 
-use std::{borrow::Cow, vec};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
@@ -427,6 +427,15 @@ pub struct PastPublication {
     pub tags: Vec<Tag<'static>>,
 }
 
+impl JoinedRoom {
+    /// Says that what was missed is not handed out after all: it would be too
+    /// much at once.
+    pub fn withhold(&mut self) {
+        self.publications = Vec::new();
+        self.recovered = false;
+    }
+}
+
 impl PastPublication {
     /// The same, borrowed.
     #[must_use]
@@ -542,11 +551,10 @@ impl Encoding {
     /// # Errors
     /// Each may be refused on its own.
     pub fn decode(self, incoming: &Incoming) -> impl Iterator<Item = Result<Request<'_>, NotTheProtocol>> {
-        let all = |requests: Vec<_>| Requests::Listed(requests.into_iter());
-        let wrong = |reason: &'static str| all(vec![Err(NotTheProtocol(reason.into()))]);
+        let wrong = |reason| Requests::Binary(protobuf::Commands::wrong(reason));
         match (incoming, self.is_protobuf()) {
             (Incoming::Text(text), false) => Requests::Lines(centrifuge::decode(text)),
-            (Incoming::Binary(bytes), true) => all(protobuf::decode(bytes)),
+            (Incoming::Binary(bytes), true) => Requests::Binary(protobuf::decode(bytes)),
             (Incoming::Text(_), true) => wrong("a text, expected Protobuf"),
             (Incoming::Binary(_), false) => wrong("bytes, expected a text"),
         }
@@ -602,11 +610,11 @@ impl Encoding {
     }
 }
 
-/// What is decoded as it is asked for, or was at once. A session holds one while
-/// it works, so it must be small.
+/// What is decoded as it is asked for. A session holds one while it works, so it
+/// must be small.
 enum Requests<'a, L> {
     Lines(L),
-    Listed(vec::IntoIter<Result<Request<'a>, NotTheProtocol>>),
+    Binary(protobuf::Commands<'a>),
 }
 
 impl<'a, L: Iterator<Item = Result<Request<'a>, NotTheProtocol>>> Iterator for Requests<'a, L> {
@@ -615,7 +623,7 @@ impl<'a, L: Iterator<Item = Result<Request<'a>, NotTheProtocol>>> Iterator for R
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::Lines(lines) => lines.next(),
-            Self::Listed(requests) => requests.next(),
+            Self::Binary(commands) => commands.next(),
         }
     }
 }

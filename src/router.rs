@@ -4,13 +4,9 @@
 //! asks the hooks of one generation, and performs what they answered. It knows
 //! no socket and no wire: frames go through the hub into outboxes.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -21,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     auth::revoked::Revocations,
     cluster::Cluster,
-    config::{HistoryConfig, JoinLeave, Level, PublishRight, RoomConfig, Target, Template},
+    config::{HistoryConfig, JoinLeave, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
     id::{self, BootId, MessageId, MessageIds},
@@ -140,7 +136,7 @@ pub struct Router {
     questions: requests::Questions,
     is_retired: AtomicBool,
     /// How often clients of an address have asked for what.
-    by_address: Mutex<HashMap<(IpAddr, usize), Level>>,
+    by_address: Mutex<limits::AddressLevels>,
     /// Clients here that have no socket of their own.
     pub inbound: Inbound,
     /// What the server API needs beside.

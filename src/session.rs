@@ -81,7 +81,7 @@ pub fn stream(
     let body = StreamBody(Arc::clone(&outbox));
     let (sender, incoming) = mpsc::channel(INCOMING);
     let run = async move {
-        let entry = router.inbound.open(sender);
+        let entry = router.inbound.open(sender, Arc::clone(&outbox));
         let line = Stream { incoming, outbox: Arc::clone(&outbox) };
         let newcomer = Newcomer { id, encoding, address, outbox, session: Some(entry.name().to_owned()) };
         converse(line, newcomer, vec![first], router.clone(), stop).await;
@@ -166,12 +166,18 @@ async fn handshake(
                     continue;
                 };
                 // What came with the hello is the session's first work.
+                let mut step = Ok(());
                 for request in requests {
-                    session.on_request(request, &mut batch).await?;
+                    step = session.on_request(request, &mut batch).await;
+                    if step.is_err() {
+                        break;
+                    }
                 }
                 drop(batch);
-                session.on_messages(&messages[n + 1..]).await?;
-                return Ok(session);
+                if step.is_ok() {
+                    step = session.on_messages(&messages[n + 1..]).await;
+                }
+                return step.map_err(|close| session.ended(close)).map(|()| session);
             }
         }
         messages = tokio::select! {
@@ -236,8 +242,7 @@ async fn serve(line: &mut impl Line, mut session: Session) -> Close {
             Input::Ended(close) => Err(close),
         };
         if let Err(close) = step {
-            session.may_return = close.may_return();
-            return close;
+            return session.ended(close);
         }
     }
 }
@@ -290,6 +295,12 @@ impl Session {
         }
     }
 
+    /// Notes how it ends.
+    fn ended(&mut self, close: Close) -> Close {
+        self.may_return = close.may_return();
+        close
+    }
+
     fn deadline(&self) -> Instant {
         let heartbeat = self.heartbeat.deadline();
         self.ends.map_or(heartbeat, |ends| ends.min(heartbeat))
@@ -318,6 +329,14 @@ impl Session {
         for message in messages {
             for request in self.connection.encoding.decode(message) {
                 self.on_request(request, &mut batch).await?;
+                // Who was sent away, or whose time is over, says no more.
+                if let Some(close) = self.connection.outbox.closing() {
+                    return Err(close);
+                }
+                if self.ends.is_some_and(|ends| ends <= Instant::now()) {
+                    self.router.end_what_is_over(&self.connection, Instant::now())?;
+                    self.ends = self.router.next_end(&self.connection);
+                }
                 if since.elapsed() > TURN {
                     batch.flush();
                     tokio::task::yield_now().await;

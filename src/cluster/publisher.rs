@@ -157,6 +157,11 @@ impl Publisher {
         self.is_due.store(true, Ordering::Release);
     }
 
+    /// True if most of the room for what waits is free.
+    pub(super) fn is_at_ease(&self) -> bool {
+        self.queue.lock().bytes < self.max / 4
+    }
+
     /// Writes what waits, if there is anything.
     pub(super) fn flush_due(&self) {
         if self.is_due.load(Ordering::Relaxed) && self.is_due.swap(false, Ordering::Acquire) {

@@ -1,7 +1,7 @@
 //! How much of something there may be, and of which.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
     time::Duration,
 };
@@ -102,6 +102,16 @@ impl Level {
             return Ok(());
         }
         Err(Duration::from_secs_f64((1.0 - self.left) / rate.per_second()))
+    }
+}
+
+/// What counts as one address: of the sixth version, a network of 64 bits,
+/// since anybody has as many addresses of one as they like.
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
+        address => address,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Level, Limits, Network},
+    config::{Level, Limits, Network, Rate, network},
     router::Router,
 };
 
@@ -40,6 +40,7 @@ pub struct Admission {
     open: AtomicUsize,
     by_address: Mutex<HashMap<IpAddr, usize>>,
     arrivals: Mutex<Option<Level>>,
+    said: Mutex<HashMap<IpAddr, Level>>,
     memory: AtomicBool,
     lagged: Mutex<Option<Instant>>,
 }
@@ -121,21 +122,22 @@ impl Admission {
         if let Some(full) = self.is_full(limits) {
             return Err(full);
         }
+        let counted = limits.connections_per_address.map(|max| (network(address), max));
+        let mut by_address = self.by_address.lock();
+        if counted.is_some_and(|(address, max)| by_address.get(&address).is_some_and(|n| *n >= max)) {
+            return Err(Full::Address);
+        }
+        // Last: who is turned away must not use up what others come by.
         if let Some(rate) = limits.connect_rate {
             let now = Instant::now();
             let mut arrivals = self.arrivals.lock();
             let level = arrivals.get_or_insert_with(|| Level::full(rate, now));
             level.take(rate, now).map_err(|_wait| Full::Rate)?;
         }
-        let counted = limits.connections_per_address.map(|max| (network(address), max));
-        if let Some((address, max)) = counted {
-            let mut by_address = self.by_address.lock();
-            let n = by_address.entry(address).or_default();
-            if *n >= max {
-                return Err(Full::Address);
-            }
-            *n += 1;
+        if let Some((address, _)) = counted {
+            *by_address.entry(address).or_default() += 1;
         }
+        drop(by_address);
         self.open.fetch_add(1, Ordering::Relaxed);
         Ok(Admitted { admission: Arc::clone(self), address: counted.map(|(address, _)| address) })
     }
@@ -184,12 +186,26 @@ fn resident() -> Option<usize> {
     statm.split(' ').nth(1)?.parse::<usize>().ok()?.checked_mul(PAGE)
 }
 
-/// What counts as one address: of the sixth version, a network of 64 bits,
-/// since anybody has as many addresses of one as they like.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
-        address => address,
+/// Requests from one address for clients whose streams are elsewhere, a second
+/// and at once: many people may be behind one.
+const SAID: Rate = Rate { count: 2_000, per: Duration::from_secs(1) };
+
+/// Addresses that are remembered for that.
+const SAID_FROM: usize = 10_000;
+
+impl Admission {
+    /// False: more is said from an address than is passed on.
+    #[must_use]
+    pub fn may_say(&self, address: IpAddr) -> bool {
+        let now = Instant::now();
+        let mut said = self.said.lock();
+        if said.len() >= SAID_FROM {
+            said.retain(|_, level| !level.is_full(SAID, now));
+            if said.len() >= SAID_FROM {
+                return false;
+            }
+        }
+        said.entry(network(address)).or_insert_with(|| Level::full(SAID, now)).take(SAID, now).is_ok()
     }
 }
 
@@ -199,7 +215,9 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
     let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut address = peer.to_canonical();
     let forwarded = headers.get_all("x-forwarded-for").iter();
-    let named: Vec<&str> = forwarded.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).collect();
+    // A line that is no text is nobody's address, and ends the walk.
+    let named: Vec<&str> =
+        forwarded.map(|line| line.to_str().unwrap_or("?")).flat_map(|line| line.split(',')).collect();
     for name in named.into_iter().rev() {
         if !is_trusted(address) {
             break;
@@ -276,6 +294,7 @@ mod tests {
         assert_eq!(check("127.0.0.1", &["1.1.1.1, 192.0.2.1"]), "192.0.2.1");
         assert_eq!(check("127.0.0.1", &["1.1.1.1, 192.0.2.1", "10.0.0.1"]), "192.0.2.1");
         assert_eq!(check("127.0.0.1", &["nobody"]), "127.0.0.1");
+        assert_eq!(check("127.0.0.1", &["6.6.6.6", "\u{e9}, 10.0.0.1"]), "127.0.0.1");
         assert_eq!(check("127.0.0.1", &[]), "127.0.0.1");
     }
 }

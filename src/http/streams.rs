@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::sync::Arc;
 
-use super::{Open, Web, admit, origin};
+use super::{Open, Web, address_of, admit, origin};
 use crate::{
     protocol::{Encoding, Incoming, Said},
     router::PassedIn,
@@ -109,6 +109,12 @@ async fn events(
     request: Request<Body>,
 ) -> Response<Body> {
     let (head, _) = request.into_parts();
+    // Browsers name no origin where a page of elsewhere only shows an image, say.
+    let site = head.headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if !head.headers.contains_key(header::ORIGIN) && site.is_some_and(|site| site != b"same-origin" && site != b"none")
+    {
+        return StatusCode::FORBIDDEN.into_response();
+    }
     let response = match cf_connect.len() > message_size(&web) {
         true => (StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n").into_response(),
         false => {
@@ -135,8 +141,11 @@ fn stream(web: &Web, encoding: Encoding, kind: &'static str, first: Incoming, he
         open.may_stay(true);
     }
     web.tasks.spawn(async move {
-        let _open = (open, admitted);
         session.await;
+        drop(admitted);
+        if let Some(open) = open {
+            open.may_stay(false);
+        }
     });
     let headers = [
         (header::CONTENT_TYPE, kind),
@@ -148,8 +157,15 @@ fn stream(web: &Web, encoding: Encoding, kind: &'static str, first: Incoming, he
 }
 
 /// What a client says whose stream is elsewhere.
-async fn said(State(web): State<Web>, headers: HeaderMap, body: Body) -> Response<Body> {
+async fn said(State(web): State<Web>, request: Request<Body>) -> Response<Body> {
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    if !origin::is_allowed(&headers, &web.router.generation().config.server.allowed_origins) {
+        return StatusCode::FORBIDDEN.into_response();
+    }
     let passed = async {
+        if !web.admission.may_say(address_of(&web, &headers, &extensions)) {
+            return Err((StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n").into_response());
+        }
         let is_protobuf = is_protobuf(&headers);
         let max = message_size(&web);
         let bytes = whole(body, if is_protobuf { max } else { max * ESCAPED } + AROUND).await?;

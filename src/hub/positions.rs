@@ -71,7 +71,8 @@ impl Hub {
             put(&member.outbox, greeting, Spare::Never, batch);
         }
         let Waiting { frames, .. } = waiting;
-        for (_, frame) in frames.iter().filter(|(offset, _)| *offset == 0 || *offset > position.offset) {
+        let is_new = |(offset, frame): &&(u64, Bytes)| !frame.is_empty() && (*offset == 0 || *offset > position.offset);
+        for (_, frame) in frames.iter().filter(is_new) {
             put(&member.outbox, frame, Spare::Never, batch);
         }
         match &mut room.position {

@@ -159,15 +159,27 @@ impl Room {
                 }
                 continue;
             };
-            if !listening.wants(broadcast) || !seen.is_new(member.id) {
+            if !listening.wants(broadcast) {
+                if let Stand::Held(waiting) = &mut member.stand {
+                    // It must not be missed there.
+                    waiting.put(offset, &Bytes::new(), usize::MAX);
+                }
                 continue;
             }
-            let frame = listening.frame(member.encoding, broadcast, self.latest.as_ref());
+            if !seen.is_new(member.id) {
+                continue;
+            }
+            // What waits for one that is held may be passed over in the end.
+            let is_held = matches!(member.stand, Stand::Held(_));
+            let latest = self.latest.as_ref().filter(|_| !is_held);
+            let frame = listening.frame(member.encoding, broadcast, latest);
+            // A difference needs the message before it.
+            let spare = if listening.delta { Spare::Never } else { spare };
             let heard = member.hear(offset, frame, spare, batch);
             if let Some(listening) = &mut member.listening
                 && broadcast.publication().is_some()
             {
-                listening.has_heard(if heard.queued > 0 { n } else { 0 });
+                listening.has_heard(if heard.queued > 0 && !is_held { n } else { 0 });
             }
             delivered += heard;
         }

@@ -321,3 +321,46 @@ fn who_is_turned_back_on_its_way_does_not_get_in_and_takes_nothing_from_who_come
         assert_eq!((undone.get(), hub.n_rooms(), connection.membership("a").is_none()), (2, 0, true));
     });
 }
+
+/// What members get who want only some messages, or differences, while they are
+/// catching up.
+#[test]
+fn who_is_held_misses_nothing_and_gets_no_difference_to_what_it_has_not() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (hub, flusher) = (Hub::new(), Flusher::new(1));
+        let mut batch = Batch::new(&flusher);
+        let rule = crate::protocol::Rule { key: "none".into(), cmp: "ex".into(), ..Default::default() };
+        let filter = crate::protocol::Filter::new(rule).unwrap();
+        let mut members = Vec::new();
+        for listening in [Listening::new(Some(filter), false, false), Listening::new(None, true, false)] {
+            let connection = connection("").await;
+            connection.outbox.hold();
+            hub.add(&connection, 1).unwrap();
+            let place = hub.reserve(&connection, &"a".into(), 9).unwrap();
+            let held = Entrant { listening, ..entrant(place, Stand::Held(Waiting::default())) };
+            hub.join(&connection, &"a".into(), held, &Told::default(), &mut batch).unwrap();
+            members.push((connection, place));
+        }
+        let text = format!("[{}1]", "\"the same\",".repeat(50));
+        for offset in 1..=3 {
+            let push = crate::protocol::Push::Publication(crate::protocol::Publication {
+                room: "a",
+                payload: crate::protocol::PayloadRef::Text(&text),
+                sender: None,
+                tags: &[],
+                offset,
+            });
+            hub.deliver_at("a", &at("e", offset), &Broadcast::new(push), &mut batch);
+        }
+        // 1 was read; 2 and 3 came meanwhile.
+        for (connection, place) in &members {
+            assert!(hub.release(connection, "a", *place, &at("e", 1), None, true, &mut batch));
+        }
+        let frames = |n: usize| members[n].0.outbox.take();
+        assert_eq!(frames(0).len(), 0, "nothing passes its filter");
+        let whole = frames(1);
+        assert_eq!(whole.len(), 2);
+        assert!(whole.iter().all(|frame| frame.len() > text.len()), "differences to what it may not have");
+    });
+}

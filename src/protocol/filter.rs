@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 
 use super::Tag;
 
-/// Comparisons and groups in one filter.
-const NODES: usize = 64;
+/// Comparisons, groups and listed values in one filter.
+const NODES: usize = 256;
 
 /// Groups within groups.
 const DEPTH: usize = 8;
@@ -58,7 +58,7 @@ pub enum Test {
     /// Has this in it.
     Contains(String),
     /// A number that stands so to this one.
-    Number(Relation, Decimal),
+    Number(Relation, String),
 }
 
 /// How two numbers stand to each other.
@@ -76,15 +76,15 @@ pub enum Relation {
 
 /// A decimal number, compared exactly: its sign, the digits before the point
 /// without leading zeros, and those behind it without trailing ones.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decimal {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Decimal<'a> {
     is_negative: bool,
-    whole: String,
-    fraction: String,
+    whole: &'a str,
+    fraction: &'a str,
 }
 
-impl Decimal {
-    fn parse(text: &str) -> Option<Self> {
+impl<'a> Decimal<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
         let (is_negative, digits) = match text.strip_prefix('-') {
             Some(digits) => (true, digits),
             None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -96,21 +96,21 @@ impl Decimal {
         }
         let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
         let is_zero = whole.is_empty() && fraction.is_empty();
-        Some(Self { is_negative: is_negative && !is_zero, whole: whole.into(), fraction: fraction.into() })
+        Some(Self { is_negative: is_negative && !is_zero, whole, fraction })
     }
 
     fn size(&self) -> (usize, &str, &str) {
-        (self.whole.len(), &self.whole, &self.fraction)
+        (self.whole.len(), self.whole, self.fraction)
     }
 }
 
-impl PartialOrd for Decimal {
+impl PartialOrd for Decimal<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Decimal {
+impl Ord for Decimal<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         match (self.is_negative, other.is_negative) {
             (false, true) => Ordering::Greater,
@@ -125,8 +125,8 @@ impl Filter {
     /// Err: what is wrong with it.
     ///
     /// # Errors
-    /// If it makes no sense, or is larger than 64 comparisons and groups in 8
-    /// levels.
+    /// If it makes no sense, or is larger than 256 comparisons, groups and listed
+    /// values in 8 levels.
     pub fn new(rule: Rule) -> Result<Self, &'static str> {
         let mut left = NODES;
         Self::build(rule, DEPTH, &mut left)
@@ -135,7 +135,7 @@ impl Filter {
     fn build(rule: Rule, depth: usize, left: &mut usize) -> Result<Self, &'static str> {
         let Rule { op, key, cmp, val, vals, nodes } = rule;
         let depth = depth.checked_sub(1).ok_or("a filter with too many levels")?;
-        *left = left.checked_sub(1).ok_or("a filter with too many parts")?;
+        *left = left.checked_sub(1 + vals.len()).ok_or("a filter with too many parts")?;
         if op.is_empty() {
             return if key.is_empty() { Err("a comparison without a key") } else { test(&cmp, val, vals, key) };
         }
@@ -165,8 +165,8 @@ impl Filter {
 
 fn test(cmp: &str, val: String, vals: Vec<String>, key: String) -> Result<Filter, &'static str> {
     let number = |relation| {
-        let number = Decimal::parse(&val).ok_or("a comparison with what is no number")?;
-        Ok::<_, &'static str>(Test::Number(relation, number))
+        Decimal::parse(&val).ok_or("a comparison with what is no number")?;
+        Ok::<_, &'static str>(Test::Number(relation, val.clone()))
     };
     let test = match cmp {
         "eq" => Test::In(vec![val]),
@@ -198,12 +198,14 @@ impl Test {
             Self::Starts(start) => value.starts_with(start),
             Self::Ends(end) => value.ends_with(end),
             Self::Contains(part) => value.contains(part),
-            Self::Number(relation, number) => Decimal::parse(value).is_some_and(|value| match relation {
-                Relation::Greater => value > *number,
-                Relation::AtLeast => value >= *number,
-                Relation::Less => value < *number,
-                Relation::AtMost => value <= *number,
-            }),
+            Self::Number(relation, number) => {
+                Decimal::parse(value).zip(Decimal::parse(number)).is_some_and(|(value, number)| match relation {
+                    Relation::Greater => value > number,
+                    Relation::AtLeast => value >= number,
+                    Relation::Less => value < number,
+                    Relation::AtMost => value <= number,
+                })
+            }
         }
     }
 }
@@ -288,6 +290,7 @@ mod tests {
             group("not", vec![leaf("a", "ex", ""), leaf("b", "ex", "")]),
             deep,
             wide,
+            Rule { vals: vec![String::new(); NODES], ..leaf("a", "in", "") },
         ] {
             assert!(Filter::new(rule.clone()).is_err(), "{rule:?}");
         }

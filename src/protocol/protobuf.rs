@@ -7,7 +7,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use prost::Message as _;
 
 use super::{
@@ -412,24 +412,44 @@ impl Said {
     }
 }
 
-/// The commands in a frame, in order; what follows one that cannot be read is
-/// lost. A frame without any command is not the protocol.
-pub(super) fn decode(mut bytes: &[u8]) -> Vec<Result<Request<'static>, NotTheProtocol>> {
-    let mut requests = Vec::new();
-    if bytes.is_empty() {
-        requests.push(Err(NotTheProtocol("an empty frame".into())));
+/// The commands in a frame, in order, read as they are asked for; what follows
+/// one that cannot be read is lost. A frame without any command is not the
+/// protocol.
+pub(super) fn decode(bytes: &[u8]) -> Commands<'_> {
+    Commands { left: bytes, wrong: bytes.is_empty().then_some("an empty frame") }
+}
+
+/// Commands that are still to be read.
+pub(super) struct Commands<'a> {
+    left: &'a [u8],
+    wrong: Option<&'static str>,
+}
+
+impl Commands<'_> {
+    /// No commands, but this mistake.
+    pub(super) fn wrong(reason: &'static str) -> Self {
+        Self { left: &[], wrong: Some(reason) }
     }
-    while bytes.has_remaining() {
-        let request = WireCommand::decode_length_delimited(&mut bytes)
+}
+
+impl Iterator for Commands<'_> {
+    type Item = Result<Request<'static>, NotTheProtocol>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(reason) = self.wrong.take() {
+            return Some(Err(NotTheProtocol(reason.into())));
+        }
+        if self.left.is_empty() {
+            return None;
+        }
+        let read = WireCommand::decode_length_delimited(&mut self.left)
             .map_err(|error| NotTheProtocol(error.to_string().into()))
             .and_then(request);
-        let is_end = request.is_err();
-        requests.push(request);
-        if is_end {
-            break;
+        if read.is_err() {
+            self.left = &[];
         }
+        Some(read)
     }
-    requests
 }
 
 /// A body that may be missing: on this wire that is one without bytes.
@@ -694,7 +714,7 @@ mod tests {
         let mut frame = command(&publish(b"{\"a\": 1}"));
         frame.extend(command(&publish(b"\xff\x00")));
         frame.extend(command(&WireCommand::default()));
-        let requests: Vec<_> = decode(&frame).into_iter().map(Result::unwrap).collect();
+        let requests: Vec<_> = decode(&frame).map(Result::unwrap).collect();
         let payload = |n: usize| match &requests[n].command {
             Command::Publish { payload, .. } => payload.clone(),
             other => panic!("{other:?}"),
@@ -708,7 +728,7 @@ mod tests {
     fn what_is_not_the_protocol_is_refused() {
         let no_id = WireCommand { ping: Some(Nothing {}), ..WireCommand::default() };
         for bytes in [&b""[..], b"\x05\x08", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", &command(&no_id)] {
-            assert!(decode(bytes).iter().any(Result::is_err), "{bytes:?}");
+            assert!(decode(bytes).any(|request| request.is_err()), "{bytes:?}");
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     hub::{Connection, Kept},
     id::{ConnectionId, RoomName},
     plugin::{Authentication, Caller, EventView, HelloView, Identity, JoinView},
-    protocol::{Close, Encoding, Hello, Refusal, Reply, Welcome},
+    protocol::{Close, Encoding, Hello, JoinedRoom, Refusal, Reply, Welcome},
     session::{flusher::Batch, outbox::Outbox},
 };
 
@@ -118,16 +118,25 @@ impl Router {
             }
         }
         let server = &generation.config.server;
-        let welcome = Welcome {
-            connection: &connection.id_text,
-            instance: &self.instance,
-            ping: server.ping_interval.as_secs(),
-            pong: server.require_pong,
-            session: newcomer.session.as_deref(),
-            ttl,
-            rooms: &told,
+        let frame = |told: &[(RoomName, JoinedRoom)]| {
+            let welcome = Welcome {
+                connection: &connection.id_text,
+                instance: &self.instance,
+                ping: server.ping_interval.as_secs(),
+                pong: server.require_pong,
+                session: newcomer.session.as_deref(),
+                ttl,
+                rooms: told,
+            };
+            encoding.reply(id, &Reply::Connected(welcome))
         };
-        outbox.greet_in(encoding.reply(id, &Reply::Connected(welcome)), batch);
+        let mut welcome = frame(&told);
+        if welcome.len() > outbox.max() / 2 {
+            // It would be closed as slow for it, again and again.
+            told.iter_mut().for_each(|(_, joined)| joined.withhold());
+            welcome = frame(&told);
+        }
+        outbox.greet_in(welcome, batch);
         for (room, _) in &told {
             self.observe_room(&generation, &connection, "joined", room, 0, batch);
         }

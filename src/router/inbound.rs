@@ -1,7 +1,7 @@
 //! What clients say that have no socket of their own: each request may reach
 //! any instance, and is passed to the one that holds the client's stream.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,13 +11,14 @@ use super::Router;
 use crate::{
     cluster::envelope::{Body, Said},
     id::{self, BootId},
-    protocol::Incoming,
+    protocol::{Close, Incoming},
+    session::outbox::Outbox,
 };
 
 /// Where to pass what comes for the clients of this instance, by the names
 /// that only they know.
 #[derive(Debug, Default)]
-pub struct Inbound(Mutex<HashMap<String, Sender<Incoming>>>);
+pub struct Inbound(Mutex<HashMap<String, (Sender<Incoming>, Arc<Outbox>)>>);
 
 /// A client can be spoken for as long as this lives.
 #[derive(Debug)]
@@ -54,17 +55,22 @@ pub enum PassedIn {
 
 impl Inbound {
     /// Lets a client be spoken for.
-    pub fn open(&self, to: Sender<Incoming>) -> Entry<'_> {
+    pub fn open(&self, to: Sender<Incoming>, outbox: Arc<Outbox>) -> Entry<'_> {
         let name = format!("{:032x}", u128::from_le_bytes(id::random_bytes()));
-        self.0.lock().insert(name.clone(), to);
+        self.0.lock().insert(name.clone(), (to, outbox));
         Entry { inbound: self, name }
     }
 
     fn pass(&self, session: &str, said: Incoming) -> PassedIn {
         let to = self.0.lock().get(session).cloned();
-        match to.map(|to| to.try_send(said)) {
-            Some(Err(TrySendError::Full(_))) => PassedIn::TooMuch,
-            Some(Ok(()) | Err(TrySendError::Closed(_))) | None => PassedIn::Yes,
+        let Some((to, outbox)) = to else { return PassedIn::Yes };
+        match to.try_send(said) {
+            Ok(()) | Err(TrySendError::Closed(_)) => PassedIn::Yes,
+            Err(TrySendError::Full(_)) => {
+                // It would wait in vain for what is left out here.
+                outbox.close(Close::TOO_MANY_REQUESTS);
+                PassedIn::TooMuch
+            }
         }
     }
 }
@@ -82,6 +88,10 @@ impl Router {
         };
         if !cluster.knows(boot) {
             return PassedIn::NoInstance;
+        }
+        // Nobody has looked yet whether there is such a client.
+        if !cluster.is_at_ease() {
+            return PassedIn::TooMuch;
         }
         let (is_binary, bytes): (bool, &[u8]) = match &said {
             Incoming::Text(text) => (false, text.as_bytes()),

@@ -183,8 +183,12 @@ impl Router {
                 }
             }
             Ok(_) => {
-                if self.cluster.is_some() && self.generation().number != generation.number {
-                    self.register_as_configured(room);
+                let newer = self.generation();
+                if newer.number != generation.number {
+                    self.hub.set_slow_of(room, newer.room(room).and_then(|(entry, _)| entry.slow.clone()));
+                    if self.cluster.is_some() {
+                        self.register_as_configured(room);
+                    }
                 }
                 let tells = generation.room(room).is_some_and(|(entry, _)| entry.join_leave != JoinLeave::Off);
                 if tells && self.shared(room).is_some() {
@@ -283,7 +287,12 @@ impl Router {
         }
         let is_positioned = entry.recovery != Recovery::Off;
         joined.position = is_positioned.then(|| reading.position());
-        let frame = greeting.frame(connection, room, &joined);
+        let mut frame = greeting.frame(connection, room, &joined);
+        if frame.as_ref().is_some_and(|frame| frame.len() > connection.outbox.max() / 2) {
+            // Written out it is more than it was.
+            joined.withhold();
+            frame = greeting.frame(connection, room, &joined);
+        }
         if !self.hub.release(connection, room, place, &reading.position(), frame.as_ref(), is_positioned, batch) {
             // Perhaps those who are here hear another history than there is.
             self.repair(room);

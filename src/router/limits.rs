@@ -13,14 +13,29 @@ use tokio::time::Instant;
 use super::Router;
 use crate::{
     cluster::Cluster,
-    config::{Level, OnLimitDown, Rate, RateConfig, RateOf},
+    config::{Level, OnLimitDown, Rate, RateConfig, RateOf, network},
     hub::Connection,
     id::UserId,
     protocol::Refusal,
 };
 
-/// Addresses that are remembered, times the rates that are counted for each.
-const ADDRESSES: usize = 100_000;
+/// Addresses that are remembered, times the rates that are counted for each,
+/// before those that asked nothing lately are forgotten.
+const ADDRESSES: usize = 10_000;
+
+/// How often clients of an address have asked for what.
+#[derive(Debug)]
+pub(super) struct AddressLevels {
+    levels: HashMap<(IpAddr, usize), (Rate, Level)>,
+    /// With so many, those that asked nothing lately are looked for.
+    sweep_at: usize,
+}
+
+impl Default for AddressLevels {
+    fn default() -> Self {
+        Self { levels: HashMap::new(), sweep_at: ADDRESSES }
+    }
+}
 
 /// The part of a full bucket that is taken at once.
 const SHARE: u64 = 20;
@@ -62,6 +77,8 @@ struct Share {
     /// There is nothing to be had before.
     not_before: Instant,
     used: Instant,
+    /// In which time all of it is there again.
+    per: Duration,
     /// A bucket of this instance alone, for when there is no other.
     level: f64,
     level_at: Instant,
@@ -82,13 +99,20 @@ impl UserLimits {
         let mut shares = self.shares.lock();
         let Shares { by_user: shares, sweep_at } = &mut *shares;
         if shares.len() >= *sweep_at {
-            shares.retain(|_, share| share.used + rate.per > now);
+            shares.retain(|_, share| share.used + share.per > now);
             // All may be active: then looking pays only once they are twice as
             // many.
             *sweep_at = USERS.max(2 * shares.len());
         }
-        let fresh =
-            Share { tokens: 0, is_asking: false, not_before: now, used: now, level: rate.count as f64, level_at: now };
+        let fresh = Share {
+            tokens: 0,
+            is_asking: false,
+            not_before: now,
+            used: now,
+            per: rate.per,
+            level: rate.count as f64,
+            level_at: now,
+        };
         let share = shares.entry(Arc::clone(user)).or_insert(fresh);
         share.used = now;
         if share.tokens > 0 {
@@ -189,14 +213,17 @@ impl Router {
             // Nobody in particular has only its address.
             RateOf::User | RateOf::Address => {
                 let now = Instant::now();
-                let mut levels = self.by_address.lock();
-                if levels.len() >= ADDRESSES {
-                    levels.retain(|_, level| !level.is_full(limit.rate, now));
-                    if levels.len() >= ADDRESSES {
-                        levels.clear();
-                    }
+                let mut addresses = self.by_address.lock();
+                let AddressLevels { levels, sweep_at } = &mut *addresses;
+                if levels.len() >= *sweep_at {
+                    levels.retain(|_, (rate, level)| !level.is_full(*rate, now));
+                    // All may be active: then looking pays only once they are
+                    // twice as many.
+                    *sweep_at = ADDRESSES.max(2 * levels.len());
                 }
-                let level = levels.entry((address, n)).or_insert_with(|| Level::full(limit.rate, now));
+                let fresh = || (limit.rate, Level::full(limit.rate, now));
+                let (rate, level) = levels.entry((network(address), n)).or_insert_with(fresh);
+                *rate = limit.rate;
                 level.take(limit.rate, now).map_err(too_often)
             }
             RateOf::Connection => Ok(()),

@@ -113,6 +113,21 @@ pub enum Spare {
     },
 }
 
+impl Spare {
+    /// The same for one member: what it heard before it left a room and came back
+    /// is not like what it hears now.
+    #[must_use]
+    pub fn of(self, place: u64) -> Self {
+        // 0 marks what must go.
+        let own = |mark: u64| mark.wrapping_add(place.rotate_left(32)) | 1;
+        match self {
+            Self::Never | Self::Newest { .. } => self,
+            Self::Oldest { mark, at } => Self::Oldest { mark: own(mark), at },
+            Self::Latest { mark, at } => Self::Latest { mark: own(mark), at },
+        }
+    }
+}
+
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
@@ -412,22 +427,28 @@ impl Queue {
                 let mut dropped = 0;
                 while !fits(self.bytes, at) {
                     let oldest = self.frames.iter().skip(first).position(|waiting| waiting.mark == mark);
-                    let Some(gone) = oldest.and_then(|oldest| self.frames.remove(first + oldest)) else {
-                        return Room::None;
-                    };
+                    // What else waits is not this room's, and the bound of all holds.
+                    let Some(gone) = oldest.and_then(|oldest| self.frames.remove(first + oldest)) else { break };
                     self.bytes -= gone.frame.len();
                     dropped += 1;
                 }
                 Room::Made(mark, dropped)
             }
             Spare::Latest { mark, at } => {
-                let like = self.frames.iter_mut().skip(first).find(|waiting| waiting.mark == mark);
-                if let Some(like) = like {
-                    self.bytes = self.bytes - like.frame.len() + frame.len();
-                    like.frame = frame.clone();
+                let like = self.frames.iter().skip(first).position(|waiting| waiting.mark == mark).map(|n| first + n);
+                let Some(like) = like else {
+                    return if fits(self.bytes, at) { Room::Made(mark, 0) } else { Room::None };
+                };
+                let without = self.bytes - self.frames[like].frame.len();
+                if without + frame.len() <= at || frame.len() <= self.frames[like].frame.len() {
+                    self.bytes = without + frame.len();
+                    self.frames[like].frame = frame.clone();
                     return Room::Taken;
                 }
-                if fits(self.bytes, at) { Room::Made(mark, 0) } else { Room::None }
+                // It is old news, and the new is too large to wait.
+                self.frames.remove(like);
+                self.bytes = without;
+                Room::None
             }
         }
     }
@@ -509,5 +530,76 @@ impl Queue {
             self.written = 0;
             self.frames.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: usize = 100;
+
+    fn outbox() -> Outbox {
+        Outbox::taken(Encoding::CentrifugeJsonStream, 1000, 0)
+    }
+
+    fn frame(text: u8, length: usize) -> Bytes {
+        vec![text; length].into()
+    }
+
+    fn waiting(outbox: &Outbox) -> Vec<(u8, usize)> {
+        let queue = outbox.queue.lock();
+        let all: Vec<_> = queue.frames.iter().map(|waiting| (waiting.frame[0], waiting.frame.len())).collect();
+        assert_eq!(queue.bytes, all.iter().map(|(_, length)| length).sum::<usize>());
+        all
+    }
+
+    #[test]
+    fn the_oldest_of_a_room_make_room_for_the_newest() {
+        let (outbox, spare) = (outbox(), Spare::Oldest { mark: 1, at: AT });
+        assert_eq!(outbox.push_spare(&frame(b'a', 40), spare), Pushed::Schedule);
+        outbox.push_spare(&frame(b'b', 40), spare);
+        assert_eq!(outbox.push_spare(&frame(b'c', 60), spare), Pushed::Instead(1));
+        assert_eq!(waiting(&outbox), [(b'b', 40), (b'c', 60)]);
+        // What else waits is not touched, and the newest is there all the same.
+        let _queued = outbox.push(&frame(b'x', 150));
+        assert_eq!(outbox.push_spare(&frame(b'd', 10), spare), Pushed::Instead(2));
+        assert_eq!(waiting(&outbox), [(b'x', 150), (b'd', 10)]);
+    }
+
+    #[test]
+    fn the_newest_is_left_out_while_much_waits() {
+        let (outbox, spare) = (outbox(), Spare::Newest { at: AT });
+        outbox.push_spare(&frame(b'a', 200), spare);
+        assert_eq!(outbox.push_spare(&frame(b'b', 1), spare), Pushed::Dropped);
+        assert_eq!(waiting(&outbox), [(b'a', 200)], "one always fits");
+    }
+
+    #[test]
+    fn only_the_latest_of_a_mark_waits_and_its_place_is_kept() {
+        let latest = |mark: u64| Spare::Latest { mark, at: AT };
+        let outbox = outbox();
+        outbox.push_spare(&frame(b'a', 30), latest(1));
+        outbox.push_spare(&frame(b'b', 30), latest(3));
+        assert_eq!(outbox.push_spare(&frame(b'c', 40), latest(1)), Pushed::Instead(1));
+        assert_eq!(waiting(&outbox), [(b'c', 40), (b'b', 30)]);
+        assert_eq!(outbox.push_spare(&frame(b'd', 90), latest(1)), Pushed::Dropped, "it is too large");
+        assert_eq!(waiting(&outbox), [(b'b', 30)], "and the old one is no news");
+        // Who came back is another member than before.
+        assert_ne!(latest(1).of(1), latest(1).of(2));
+    }
+
+    #[test]
+    fn what_is_half_written_stays() {
+        let outbox = outbox();
+        outbox.push_spare(&frame(b'a', 90), Spare::Oldest { mark: 1, at: AT });
+        {
+            let mut queue = outbox.queue.lock();
+            queue.written = 10;
+            queue.bytes -= 10;
+        }
+        assert_eq!(outbox.push_spare(&frame(b'b', 90), Spare::Oldest { mark: 1, at: AT }), Pushed::Queued);
+        let queue = outbox.queue.lock();
+        assert_eq!((queue.frames.len(), queue.bytes), (2, 170));
     }
 }

@@ -147,7 +147,12 @@ test("who names no instance, or a stream that is gone, is told so", async (t) =>
   assert.equal((await say({ node: "0123456789abcdef", session: "s", data: "{}" })).status, 404);
   assert.equal((await say({ node: "../../x", session: "s", data: "{}" })).status, 404);
   assert.equal((await say({ session: "s" })).status, 400);
-  const own = (await fetch(`${gateway.url}/connection/sse?cf_connect=${encodeURIComponent('{"id":1,"connect":{}}')}`)).body;
+  const events = `${gateway.url}/connection/sse?cf_connect=${encodeURIComponent('{"id":1,"connect":{}}')}`;
+  // A page of elsewhere that shows an "image": browsers name no origin for it.
+  for (const [site, status] of [["cross-site", 403], ["same-site", 403]]) {
+    assert.equal((await fetch(events, { headers: { "Sec-Fetch-Site": site } })).status, status);
+  }
+  const own = (await fetch(events)).body;
   const reader = own.getReader();
   const { value } = await reader.read();
   const { connect } = JSON.parse(new TextDecoder().decode(value).slice("data: ".length));

@@ -256,13 +256,6 @@ impl Cluster {
         InstanceId { boot: self.boot, generation: self.generation.load(Ordering::Relaxed) }
     }
 
-    /// True if there is such a run among the instances that were seen last.
-    #[must_use]
-    pub fn knows(&self, boot: BootId) -> bool {
-        let run = boot.to_string();
-        self.silences.lock().keys().any(|id| id.split_once('.').is_some_and(|(boot, _)| boot == run))
-    }
-
     /// True if little waits to be published.
     #[must_use]
     pub fn is_at_ease(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::{
     generation::Generation,
     http::{self, Web},
     hub::{Connection, Hub},
-    id::BootId,
+    id::{BootId, ConnectionId},
     metrics::Metrics,
     plugin::{Lookup, MemoryStore, PluginHost, kv::KvStore},
     protocol::Close,
@@ -47,8 +47,14 @@ pub struct Left {
 impl Left {
     fn of(gateway: &Gateway) -> Self {
         let all = gateway.router.hub.all_connections();
+        let parting: Vec<_> = gateway.router.parting.lock().iter().copied().collect();
         let name = |connection: &Arc<Connection>| format!("{} of {:?}", connection.id_text, connection.user);
-        Self { connections: all.len(), named: all.iter().take(NAMED).map(name).collect(), tasks: gateway.tasks.len() }
+        let parts = |id: &ConnectionId| format!("{id}, which does not read its end");
+        Self {
+            connections: all.len() + parting.len(),
+            named: all.iter().map(name).chain(parting.iter().map(parts)).take(NAMED).collect(),
+            tasks: gateway.tasks.len(),
+        }
     }
 }
 

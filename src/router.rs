@@ -4,9 +4,12 @@
 //! asks the hooks of one generation, and performs what they answered. It knows
 //! no socket and no wire: frames go through the hub into outboxes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -20,7 +23,7 @@ use crate::{
     config::{HistoryConfig, JoinLeave, PublishRight, RoomConfig, Target, Template},
     generation::{Generation, Pipeline},
     hub::{Connection, Hub, Membership},
-    id::{self, BootId, MessageId, MessageIds},
+    id::{self, BootId, ConnectionId, MessageId, MessageIds},
     metrics::Metrics,
     plugin::{Answer, Caller, Delivery, Failure, MessageView, Plugin, Policy, Routing, Verdict},
     protocol::{MemberInfo, PastPublication, Payload, Refusal, Seen},
@@ -135,6 +138,8 @@ pub struct Router {
     /// What is asked of clients and instances.
     questions: requests::Questions,
     is_retired: AtomicBool,
+    /// Connections that are told their end, for as long as they take to read it.
+    pub parting: Mutex<HashSet<ConnectionId>>,
     /// How often clients of an address have asked for what.
     by_address: Mutex<limits::AddressLevels>,
     /// Clients here that have no socket of their own.
@@ -226,6 +231,7 @@ impl Router {
             stop,
             questions: requests::Questions::default(),
             is_retired: AtomicBool::new(false),
+            parting: Mutex::default(),
             by_address: Mutex::default(),
             inbound: Inbound::default(),
             service: api::Service::default(),

@@ -120,7 +120,9 @@ fn converse(
         drop(open);
         router.metrics.closed(close.code);
         tracing::debug!(connection = %id, code = close.code, reason = %close.reason, "closed");
+        router.parting.lock().insert(id);
         Box::pin(line.finish(close, close_timeout)).await;
+        router.parting.lock().remove(&id);
     }
 }
 

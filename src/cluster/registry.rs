@@ -333,6 +333,14 @@ impl Cluster {
         boots
     }
 
+    /// True if there is such a run: among those that were seen last, or, as it
+    /// may be new, among those that beat.
+    pub async fn finds(&self, boot: BootId) -> bool {
+        let beats =
+            async { self.beating().await.is_ok_and(|found| found.iter().any(|instance| instance.boot == boot)) };
+        self.alive().contains(&boot) || beats.await
+    }
+
     /// The rooms that have members anywhere.
     ///
     /// # Errors

@@ -175,7 +175,7 @@ async fn said(State(web): State<Web>, request: Request<Body>) -> Response<Body> 
         if message.len() > max {
             return Err((StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n").into_response());
         }
-        Ok(match web.router.pass_in(&node, &session, message) {
+        Ok(match web.router.pass_in(&node, &session, message).await {
             PassedIn::Yes => StatusCode::NO_CONTENT.into_response(),
             PassedIn::NoInstance => (StatusCode::NOT_FOUND, "there is no such instance\n").into_response(),
             PassedIn::TooMuch => (StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n").into_response(),

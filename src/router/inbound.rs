@@ -78,15 +78,14 @@ impl Inbound {
 impl Router {
     /// Passes on what a client says, by the names that its welcome gave: the
     /// instance that holds its stream, and its session there.
-    #[must_use]
-    pub fn pass_in(&self, node: &str, session: &str, said: Incoming) -> PassedIn {
+    pub async fn pass_in(&self, node: &str, session: &str, said: Incoming) -> PassedIn {
         if node == self.instance {
             return self.inbound.pass(session, said);
         }
         let Some((cluster, boot)) = self.cluster.as_ref().zip(BootId::parse(node)) else {
             return PassedIn::NoInstance;
         };
-        if !cluster.knows(boot) {
+        if !cluster.finds(boot).await {
             return PassedIn::NoInstance;
         }
         // Nobody has looked yet whether there is such a client.

@@ -131,6 +131,7 @@ impl Gateway {
             router.trace_with(tracer);
             tasks.spawn(traces::export(url, boot.to_string(), spans, router.metrics.clone(), end.clone()));
         }
+        tasks.spawn(Arc::clone(&router).watch_admissions(stop.clone()));
         tasks.spawn(Arc::clone(&router).sweep());
         let reloader = Arc::new(Reloader::new(file, host, Arc::clone(&router)));
         let drain_asked = CancellationToken::new();

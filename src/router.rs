@@ -46,6 +46,7 @@ mod leases;
 mod limits;
 mod presence;
 mod queries;
+mod recheck;
 pub mod records;
 mod registration;
 mod remote;

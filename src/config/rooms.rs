@@ -70,6 +70,8 @@ pub struct RoomConfig {
     pub members: Option<usize>,
     /// Documents that the room may have; None: none.
     pub records: Option<RecordsConfig>,
+    /// After a reload its plugins are asked again about those who are in.
+    pub recheck: bool,
     /// Messages carry tags that name the generation and plugins they passed.
     pub stamp: bool,
     /// Names of plugins, in the order in which they are asked.
@@ -252,6 +254,7 @@ pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> 
             slow,
             members: table.optional_number("members", 1..=100_000_000).and_then(|n| n.try_into().ok()),
             records: documents,
+            recheck: table.or("recheck", false),
             stamp: table.or("stamp", false),
             plugins: table.or("plugins", Vec::new()),
         };

@@ -19,6 +19,7 @@ mod cleaning;
 mod death;
 mod decisions;
 mod failover;
+mod flapping;
 mod large;
 mod links;
 mod loss;

@@ -347,6 +347,22 @@ impl TestClient {
         answer
     }
 
+    /// Whatever comes next, pings too; None: nothing in this time.
+    pub async fn try_frame(&mut self, within: Duration) -> Option<Value> {
+        if !self.early.is_empty() {
+            return Some(self.early.remove(0));
+        }
+        match tokio::time::timeout(within, self.came_or_broke()).await.ok()? {
+            Came::Json(json) => Some(json),
+            Came::Closed(..) => None,
+        }
+    }
+
+    /// A number by lot, the same for the same connection.
+    pub fn lot(&self) -> u8 {
+        self.id.bytes().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(byte))
+    }
+
     /// The next push, if one comes in this time.
     pub async fn try_push(&mut self, within: Duration) -> Result<Value, NoAnswer> {
         if !self.early.is_empty() {

@@ -125,3 +125,42 @@ async fn a_room_of_a_hundred_thousand_is_counted_at_once_and_read_in_pages() {
     }
     assert_eq!(rows.len(), 4);
 }
+
+/// What it costs when a thousand clients come back at once and each has missed a
+/// hundred messages.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints a figure"]
+async fn a_thousand_clients_recover_a_hundred_messages_each_at_once() {
+    const CLIENTS: usize = 1_000;
+    const MISSED: usize = 100;
+    let config = "[limits]\ncommands_per_second = 1000000\ncommands_burst = 1000000\n\
+                  [[rooms]]\nmatch = \"kept:*\"\npublish = \"anyone\"\nhistory = { size = 1000 }\nrecovery = true\n";
+    for redis in [None, Some(RedisServer::start().await)] {
+        let url = redis.as_ref().map(RedisServer::url);
+        let mut instance = Instance::start(config, url.as_deref(), "a").await;
+        instance.ready().await;
+        let mut sender = instance.client().await;
+        let joined = sender.ask("subscribe", json!({ "channel": "kept:1" })).await;
+        let epoch = joined["subscribe"]["epoch"].clone();
+        for n in 0..MISSED {
+            sender.publish("kept:1", json!({ "n": n, "text": "x".repeat(100) })).await;
+        }
+        sender.leave().await;
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS / 50 {
+            clients.extend(join_all((0..50).map(|_| instance.client())).await);
+        }
+        let before = instance.cpu();
+        let began = Instant::now();
+        let seen = json!({ "channel": "kept:1", "recover": true, "epoch": epoch, "offset": 0 });
+        let recovered = join_all(clients.iter_mut().map(|client| client.ask("subscribe", seen.clone()))).await;
+        let (took, cpu) = (began.elapsed(), instance.cpu() - before);
+        for reply in recovered {
+            assert_eq!(reply["subscribe"]["publications"].as_array().map(Vec::len), Some(MISSED), "{reply}");
+        }
+        let each = cpu.as_secs_f64() * 1e6 / (CLIENTS * MISSED) as f64;
+        let kind = if redis.is_some() { "redis" } else { "memory" };
+        println!("recovery, {kind}: {each:.2} us of CPU a message, all within {took:?}");
+        assert!(each < 30.0, "{each}");
+    }
+}

@@ -162,6 +162,15 @@ impl Instance {
     }
 
     /// How many files and sockets it has open; of Linux.
+    /// Time that its threads have computed, in steps of ten milliseconds.
+    pub fn cpu(&mut self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.running().pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        // User and system time, the 14th and 15th field, in hundredths of a second.
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+
     pub fn open_files(&mut self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.running().pid())).unwrap().count()
     }

@@ -434,7 +434,7 @@ impl Session {
                 let span = self.traced("join", &room);
                 // Its good answer is sent on the way, at the right moment.
                 let joining = self.router.join(&self.connection, id, join, recover, wishes, batch);
-                let joined = traces::wait_within(span.as_deref(), joining).await;
+                let joined = Box::pin(traces::wait_within(span.as_deref(), joining)).await;
                 traced_end(span, joined).map(|ends| {
                     if ends.is_some() {
                         self.ends = self.router.next_end(&self.connection);

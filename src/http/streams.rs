@@ -70,14 +70,17 @@ fn message_size(web: &Web) -> usize {
     web.router.generation().config.limits.message_size
 }
 
+/// Why a request is not taken.
+type Refused = (StatusCode, &'static str);
+
 /// A body of at most `max` bytes.
-async fn whole(body: Body, max: usize) -> Result<Bytes, Response<Body>> {
+async fn whole(body: Body, max: usize) -> Result<Bytes, Refused> {
     let text = "larger than `limits.message_size`, or it broke off\n";
-    to_bytes(body, max).await.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, text).into_response())
+    to_bytes(body, max).await.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, text))
 }
 
-fn text(bytes: Bytes) -> Result<Incoming, Response<Body>> {
-    let bytes = bytes.try_into().map_err(|_| (StatusCode::BAD_REQUEST, "not UTF-8\n").into_response())?;
+fn text(bytes: Bytes) -> Result<Incoming, Refused> {
+    let bytes = bytes.try_into().map_err(|_| (StatusCode::BAD_REQUEST, "not UTF-8\n"))?;
     Ok(Incoming::Text(bytes))
 }
 
@@ -93,7 +96,7 @@ async fn lines(State(web): State<Web>, request: Request<Body>) -> Response<Body>
             stream(&web, Encoding::CentrifugeJsonStream, "application/json", text(bytes)?, &head)
         })
     };
-    let response = opened.await.unwrap_or_else(|refused| refused);
+    let response = opened.await.unwrap_or_else(|refused: Refused| refused.into_response());
     for_origin(&web, &head.headers, response)
 }
 
@@ -164,16 +167,16 @@ async fn said(State(web): State<Web>, request: Request<Body>) -> Response<Body> 
     }
     let passed = async {
         if !web.admission.may_say(address_of(&web, &headers, &extensions)) {
-            return Err((StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n").into_response());
+            return Err((StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n"));
         }
         let is_protobuf = is_protobuf(&headers);
         let max = message_size(&web);
         let bytes = whole(body, if is_protobuf { max } else { max * ESCAPED } + AROUND).await?;
         let said = if is_protobuf { Said::from_protobuf(bytes) } else { Said::from_json(&bytes) };
         let Said { node, session, message } =
-            said.map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response())?;
+            said.map_err(|_| (StatusCode::BAD_REQUEST, "expected `node`, `session` and `data`\n"))?;
         if message.len() > max {
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n").into_response());
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n"));
         }
         Ok(match web.router.pass_in(&node, &session, message).await {
             PassedIn::Yes => StatusCode::NO_CONTENT.into_response(),
@@ -181,6 +184,6 @@ async fn said(State(web): State<Web>, request: Request<Body>) -> Response<Body> 
             PassedIn::TooMuch => (StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n").into_response(),
         })
     };
-    let response = passed.await.unwrap_or_else(|refused| refused);
+    let response = passed.await.unwrap_or_else(|refused: Refused| refused.into_response());
     for_origin(&web, &headers, response)
 }

@@ -18,7 +18,10 @@ use crate::{
 /// Where to pass what comes for the clients of this instance, by the names
 /// that only they know.
 #[derive(Debug, Default)]
-pub struct Inbound(Mutex<HashMap<String, (Sender<Incoming>, Arc<Outbox>)>>);
+pub struct Inbound(Mutex<HashMap<String, Client>>);
+
+/// Where what it says goes, and what it hears by.
+type Client = (Sender<Incoming>, Arc<Outbox>);
 
 /// A client can be spoken for as long as this lives.
 #[derive(Debug)]

@@ -130,7 +130,7 @@ impl Router {
                     note(cluster, &revocation).await?;
                 }
                 // Numbers of the same count that were given twice are read again.
-                let reads_again = since.last.epoch == known.epoch;
+                let reads_again = !is_lost && since.last.epoch == known.epoch;
                 *known = RevokedUpTo { epoch: since.last.epoch, number: 0 };
                 if reads_again {
                     continue;

@@ -11,7 +11,7 @@
 local count = redis.call('HMGET', KEYS[2], 'epoch', 'last')
 if not count[1] then return {'', 0, {}} end
 local line = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-local epoch, last = count[1] .. ' ' .. line, tonumber(count[2])
+local epoch, last = count[1] .. ' ' .. line, tonumber(count[2] or 0)
 local known = epoch == ARGV[1] and ARGV[2] or 0
 if last <= tonumber(known) then return {epoch, last, {}} end
 local found = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. known, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[3])

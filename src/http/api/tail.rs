@@ -66,8 +66,9 @@ async fn begin(
         Watched::User(name) => format!("user:{name}"),
         Watched::Everything => "everything".to_owned(),
     };
-    let still = Still { web: web.clone(), digest: caller.key.digest, method, watched: watched.clone() };
-    let tailing = web.router.tail(watched, caller.key.rooms.is_some()).await?;
+    let is_limited = caller.key.rooms.is_some();
+    let still = Still { web: web.clone(), digest: caller.key.digest, is_limited, method, watched: watched.clone() };
+    let tailing = web.router.tail(watched, is_limited).await?;
     let open = request.extensions.get::<Arc<Open>>().cloned();
     if let Some(open) = &open {
         open.may_stay(true);
@@ -101,6 +102,8 @@ async fn begin(
 struct Still {
     web: Web,
     digest: [u8; 32],
+    /// What it is shown is no more than a key for rooms may see.
+    is_limited: bool,
     method: &'static Method,
     watched: Watched,
 }
@@ -109,6 +112,7 @@ impl Still {
     fn may(&self) -> bool {
         let generation = self.web.router.generation();
         let key = generation.config.api.keys.iter().find(|key| key.digest == self.digest);
+        let key = key.filter(|key| self.is_limited || key.rooms.is_none());
         key.is_some_and(|key| check(key, self.method, &self.watched).is_ok())
     }
 }

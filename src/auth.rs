@@ -142,8 +142,13 @@ impl Tokens {
         let is_good = match &issuer.keys {
             Keys::Fixed(keys) => keys.iter().filter(|key| key.id.is_none() || key.id == token.key).any(is_signed),
             Keys::Remote(remote) => match remote.find(token.key.as_deref(), token.algorithm, tasks).await {
-                Looked::Found(key) => is_signed(&key),
-                Looked::Missing => false,
+                Looked::Found(key) if is_signed(&key) => true,
+                // The issuer may have another key by now, and says no names.
+                Looked::Found(_) if token.key.is_none() => match remote.find_newer(token.algorithm, tasks).await {
+                    Looked::Found(key) => is_signed(&key),
+                    Looked::Missing | Looked::Unknown => false,
+                },
+                Looked::Found(_) | Looked::Missing => false,
                 Looked::Unknown => return Err(BadToken::Unknown),
             },
         };

@@ -124,7 +124,7 @@ impl Gateway {
             flusher.then(move || sending.flush());
             tasks.spawn(Arc::clone(&router).watch_positions(Arc::clone(cluster), stop.clone()));
             tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
-            tasks.spawn(Arc::clone(&router).watch_revocations(Arc::clone(cluster), stop.clone()));
+            tasks.spawn(Arc::clone(&router).watch_revocations(Arc::clone(cluster), end.clone()));
         }
         if let (tracing, Some(url)) = traced {
             let (tracer, spans) = Tracer::new(&tracing, router.metrics.clone());

@@ -88,10 +88,16 @@ impl Generation {
         Ok(Self::assemble(config, plugins, running.map_or(1, |running| running.number + 1), running))
     }
 
-    /// The same config and plugins once more, under another number.
+    /// The same config and plugins once more, after `running`. Whom a key lets
+    /// in stays as it is there: what was taken out of the config since may be
+    /// known to others.
     #[must_use]
-    pub fn again(&self, number: id::Generation) -> Self {
-        Self::assemble(self.config.clone(), self.plugins.clone(), number, Some(self))
+    pub fn again(&self, running: &Self) -> Self {
+        let mut config = self.config.clone();
+        config.api.keys.clone_from(&running.config.api.keys);
+        config.auth.jwt.clone_from(&running.config.auth.jwt);
+        config.tls.clone_from(&running.config.tls);
+        Self::assemble(config, self.plugins.clone(), running.number + 1, Some(running))
     }
 
     fn assemble(config: Config, plugins: Vec<Arc<Plugin>>, number: id::Generation, before: Option<&Self>) -> Self {

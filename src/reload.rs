@@ -215,7 +215,8 @@ impl Reloader {
     }
 
     /// Puts the config and the plugins in force again that were before the
-    /// last reload: the very same ones, nothing is read or compiled. What
+    /// last reload: the very same ones, nothing is read or compiled. Only keys
+    /// of the server API, of tokens and of TLS stay as they are now. What
     /// stands on disk is taken over once a file changes, or by a reload. `why`
     /// is for the log.
     pub async fn roll_back(&self, why: &'static str) -> Outcome {
@@ -223,8 +224,7 @@ impl Reloader {
         let Some(before) = self.before.lock().take() else {
             return Outcome::Failed("there is no generation to go back to".to_owned());
         };
-        let running = self.router.generation().number;
-        let number = self.put_in_force(before.again(running + 1));
+        let number = self.put_in_force(before.again(&self.router.generation()));
         self.is_rolled_back.store(true, Ordering::Relaxed);
         self.router.metrics.reloaded("rolled back");
         tracing::warn!(generation = number, as_before = before.number, why, "rolled back");
@@ -249,6 +249,10 @@ impl Reloader {
 
 fn announce(router: &Router, generation: &Generation) {
     router.metrics.generation.set(i64::try_from(generation.number).unwrap_or(i64::MAX));
+    // Here, since the config is read far more often than put in force.
+    for reason in generation.config.auth.jwt.iter().flat_map(|jwt| &jwt.unusable) {
+        tracing::warn!("{reason}");
+    }
     for plugin in &generation.plugins {
         router.metrics.plugin_is_live(plugin.name(), plugin.generation());
     }

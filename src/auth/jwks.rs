@@ -96,17 +96,20 @@ impl Cache {
     fn look(&mut self, id: Option<&str>, algorithm: Algorithm, now: Instant, pace: Pace) -> Next {
         let may_fetch = self.may_fetch(now, pace);
         if self.is_usable(now) {
-            if let Some(key) = self.get(id, algorithm).map(Arc::clone) {
-                let is_old = self.loaded.is_some_and(|loaded| now.duration_since(loaded) >= pace.refresh);
-                if is_old && may_fetch {
+            let age = self.loaded.map(|loaded| now.duration_since(loaded)).unwrap_or_default();
+            match self.get(id, algorithm).map(Arc::clone) {
+                // Nobody has come for long: it may have been withdrawn long ago.
+                Some(_) if age >= 2 * pace.refresh && (may_fetch || self.is_fetching) => {}
+                Some(key) if age >= pace.refresh && may_fetch => {
                     self.begin(now);
                     return Next::Renew(key);
                 }
-                return Next::Done(Looked::Found(key));
-            }
-            // Without a name there is nothing that a later set could have.
-            if id.is_none_or(|id| self.is_missing(id, now)) {
-                return Next::Done(Looked::Missing);
+                Some(key) => return Next::Done(Looked::Found(key)),
+                // Without a name there is nothing that a later set could have.
+                None if id.is_none() => return Next::Done(Looked::Missing),
+                // It is not asked for again so soon, but it may be there by now.
+                None if id.is_some_and(|id| self.is_missing(id, now)) => return Next::Done(Looked::Unknown),
+                None => {}
             }
         }
         if self.is_fetching {
@@ -117,6 +120,19 @@ impl Cache {
             return Next::Fetch;
         }
         Next::Done(Looked::Unknown)
+    }
+
+    /// The only key there is has not made a token that names none: another one
+    /// may be the only one by now.
+    fn look_for_newer(&mut self, now: Instant, pace: Pace) -> Next {
+        if self.is_fetching {
+            return Next::Wait;
+        }
+        if !self.may_fetch(now, pace) {
+            return Next::Done(Looked::Missing);
+        }
+        self.begin(now);
+        Next::Fetch
     }
 
     /// The same after waiting for a fetch. Only one that `began` after the token
@@ -185,10 +201,26 @@ impl Remote {
 
     /// Looks for a key, and waits for it no longer than a fetch may take.
     pub(super) async fn find(self: &Arc<Self>, id: Option<&str>, algorithm: Algorithm, tasks: &TaskTracker) -> Looked {
+        self.wait_for(id, algorithm, tasks, |cache, now, pace| cache.look(id, algorithm, now, pace)).await
+    }
+
+    /// Looks for a newer key than the one that was found without a name, and
+    /// has not made the token.
+    pub(super) async fn find_newer(self: &Arc<Self>, algorithm: Algorithm, tasks: &TaskTracker) -> Looked {
+        self.wait_for(None, algorithm, tasks, Cache::look_for_newer).await
+    }
+
+    async fn wait_for(
+        self: &Arc<Self>,
+        id: Option<&str>,
+        algorithm: Algorithm,
+        tasks: &TaskTracker,
+        look: impl FnOnce(&mut Cache, Instant, Pace) -> Next,
+    ) -> Looked {
         let pace = Pace { refresh: self.place.refresh, min_interval: self.place.min_interval };
         // Before looking, so that no end is missed.
         let mut ended = self.ended.subscribe();
-        let next = self.cache.lock().look(id, algorithm, Instant::now(), pace);
+        let next = look(&mut self.cache.lock(), Instant::now(), pace);
         let began = next == Next::Fetch;
         match next {
             Next::Done(looked) => return looked,
@@ -214,7 +246,8 @@ impl Remote {
         // What stands behind the question mark may be a secret.
         let url = self.place.url.split('?').next().unwrap_or_default();
         match keys {
-            Ok(keys) => {
+            Ok((keys, unusable)) => {
+                unusable.iter().for_each(|reason| tracing::warn!(url, "{reason}"));
                 tracing::debug!(url, keys = keys.len(), "key set fetched");
                 if keys.is_empty() {
                     tracing::warn!(url, "the key set has no key that `algorithms` allow; its tokens are refused");
@@ -298,7 +331,7 @@ mod tests {
         assert_eq!(cache.look(Some("b"), RS, at(30), PACE), Next::Fetch);
         cache.end(Some(vec![key("a")]), at(30));
         assert_eq!(cache.look_again(Some("b"), RS, at(30), true), Looked::Missing);
-        assert_eq!(cache.look(Some("b"), RS, at(61), PACE), Next::Done(Looked::Missing), "though it may be fetched");
+        assert_eq!(cache.look(Some("b"), RS, at(61), PACE), Next::Done(Looked::Unknown), "though it may be fetched");
         assert_eq!(cache.look(Some("b"), RS, at(91), PACE), Next::Fetch, "it may be there by now");
         cache.end(Some(vec![key("b")]), at(91));
         assert_eq!(cache.look_again(Some("b"), RS, at(91), true), found("b"));
@@ -323,15 +356,33 @@ mod tests {
         let mut cache = loaded(&["a"], start);
         assert_eq!(cache.look(Some("a"), RS, start + secs(899), PACE), Next::Done(found("a")));
         let mut now = start + secs(900);
+        assert_eq!(cache.look(Some("a"), RS, now, PACE), Next::Renew(Arc::new(key("a"))));
+        assert_eq!(cache.look(Some("a"), RS, now, PACE), Next::Done(found("a")), "one at a time");
+        cache.end(None, now);
+        // After a silence a token waits for new ones first.
+        now = start + secs(1800);
         while now < start + STALE_MAX {
-            assert_eq!(cache.look(Some("a"), RS, now, PACE), Next::Renew(Arc::new(key("a"))));
-            assert_eq!(cache.look(Some("a"), RS, now, PACE), Next::Done(found("a")), "one at a time");
+            assert_eq!(cache.look(Some("a"), RS, now, PACE), Next::Fetch);
+            assert_eq!(cache.look(Some("a"), RS, now, PACE), Next::Wait);
             cache.end(None, now);
+            assert_eq!(cache.look_again(Some("a"), RS, now, true), found("a"));
+            assert_eq!(cache.look(Some("a"), RS, now + secs(1), PACE), Next::Done(found("a")), "not twice in a row");
             now += secs(600);
         }
         assert_eq!(cache.look(Some("a"), RS, start + STALE_MAX + secs(40), PACE), Next::Fetch, "they are too old");
         cache.end(None, now);
         assert_eq!(cache.look_again(Some("a"), RS, start + STALE_MAX + secs(40), true), Looked::Unknown);
+    }
+
+    #[test]
+    fn a_token_without_a_name_is_tried_with_the_key_that_came_after() {
+        let start = Instant::now();
+        let mut cache = loaded(&["a"], start);
+        assert_eq!(cache.look_for_newer(start + secs(29), PACE), Next::Done(Looked::Missing), "not so soon");
+        assert_eq!(cache.look_for_newer(start + secs(30), PACE), Next::Fetch);
+        assert_eq!(cache.look_for_newer(start + secs(30), PACE), Next::Wait);
+        cache.end(Some(vec![key("b")]), start + secs(30));
+        assert_eq!(cache.look_again(None, RS, start + secs(30), true), found("b"));
     }
 
     #[test]

@@ -51,6 +51,14 @@ pub struct Key {
     mark: blake3::Hash,
 }
 
+impl Key {
+    /// Its name; None: it checks tokens whichever key they name.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+}
+
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
         (&self.id, &self.algorithms, self.mark) == (&other.id, &other.algorithms, other.mark)
@@ -263,16 +271,17 @@ struct WireKey {
 }
 
 /// The keys of a JSON web key set that are for signatures, and for some of
-/// `allowed`. Others are passed over: a set is made for more than us.
+/// `allowed`. Others are passed over: a set is made for more than us. Beside
+/// them, for the log, which keys cannot be used though they are meant for that.
 ///
 /// # Errors
 /// If it is not a key set, or has too many keys.
-pub(crate) fn from_jwks(text: &str, allowed: &[Algorithm]) -> Result<Vec<Key>, String> {
+pub(crate) fn from_jwks(text: &str, allowed: &[Algorithm]) -> Result<(Vec<Key>, Vec<String>), String> {
     let set: WireSet = serde_json::from_str(text).map_err(|error| format!("is not a JSON web key set: {error}"))?;
     if set.keys.len() > KEYS_MAX {
         return Err(format!("{} keys; expected at most {KEYS_MAX}", set.keys.len()));
     }
-    let mut keys = Vec::new();
+    let (mut keys, mut unusable) = (Vec::new(), Vec::new());
     for (n, value) in set.keys.into_iter().enumerate() {
         match serde_json::from_value::<WireKey>(value).map_err(|error| error.to_string()).and_then(|key| {
             let id = key.kid.clone();
@@ -280,10 +289,10 @@ pub(crate) fn from_jwks(text: &str, allowed: &[Algorithm]) -> Result<Vec<Key>, S
         }) {
             Ok(Some(key)) => keys.push(key),
             Ok(None) => {}
-            Err(reason) => tracing::warn!("key {n} of a JSON web key set is passed over: {reason}"),
+            Err(reason) => unusable.push(format!("key {n} of a JSON web key set is passed over: {reason}")),
         }
     }
-    Ok(keys)
+    Ok((keys, unusable))
 }
 
 /// None: not for us.
@@ -332,7 +341,7 @@ mod tests {
     const ALL: &[Algorithm] = &[Algorithm::RS256, Algorithm::ES256, Algorithm::ES384, Algorithm::EdDSA];
 
     fn set(keys: &str) -> Vec<Key> {
-        from_jwks(&format!("{{\"keys\":[{keys}]}}"), ALL).unwrap()
+        from_jwks(&format!("{{\"keys\":[{keys}]}}"), ALL).unwrap().0
     }
 
     #[test]

@@ -29,30 +29,25 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// As instances tell each other.
+    /// What, as instances tell each other.
     #[must_use]
-    pub fn to_text(&self) -> String {
-        let (kind, name) = match &self.what {
-            Revoked::Token(name) => ('t', name),
-            Revoked::User(name) => ('u', name),
-        };
-        format!("{kind} {} {} {name}", self.before, self.until)
+    pub fn what_text(&self) -> String {
+        match &self.what {
+            Revoked::Token(name) => format!("t {name}"),
+            Revoked::User(name) => format!("u {name}"),
+        }
     }
 
-    /// Reads that.
+    /// Reads that, with `before` and `until` behind each other in `times`.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(4, ' ');
-        let kind = parts.next()?;
-        let before = parts.next()?.parse().ok()?;
-        let until = parts.next()?.parse().ok()?;
-        let name = parts.next()?.into();
-        let what = match kind {
-            "t" => Revoked::Token(name),
-            "u" => Revoked::User(name),
+    pub fn parse(what: &str, times: &str) -> Option<Self> {
+        let what = match what.split_once(' ')? {
+            ("t", name) => Revoked::Token(name.into()),
+            ("u", name) => Revoked::User(name.into()),
             _ => return None,
         };
-        Some(Self { what, before, until })
+        let (before, until) = times.split_once(' ')?;
+        Some(Self { what, before: before.parse().ok()?, until: until.parse().ok()? })
     }
 
     /// True if it concerns a token of this user.
@@ -65,6 +60,17 @@ impl Revocation {
     }
 }
 
+/// What became of adding one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// It says something new.
+    New,
+    /// All of it was known.
+    Known,
+    /// Too many are remembered; it is not.
+    Full,
+}
+
 /// All that is remembered.
 #[derive(Debug, Default)]
 pub struct Revocations {
@@ -73,16 +79,18 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Remembers one. Of two about the same the later moments count. False: too
-    /// many are remembered.
-    pub fn add(&mut self, revocation: &Revocation) -> bool {
+    /// Remembers one. Of two about the same the later moments count.
+    pub fn add(&mut self, revocation: &Revocation) -> Added {
         if self.all.len() >= REVOCATIONS_MAX && !self.all.contains_key(&revocation.what) {
-            return false;
+            return Added::Full;
         }
-        let (until, before) = self.all.entry(revocation.what.clone()).or_default();
-        *until = revocation.until.max(*until);
-        *before = revocation.before.max(*before);
-        true
+        let known = self.all.entry(revocation.what.clone()).or_default();
+        let both = (revocation.until.max(known.0), revocation.before.max(known.1));
+        if both == *known {
+            return Added::Known;
+        }
+        *known = both;
+        Added::New
     }
 
     /// True if a token of this user was taken back. `now`: seconds since 1970.
@@ -94,6 +102,12 @@ impl Revocations {
         let by_name = token.jti.as_ref().and_then(|name| self.all.get(&Revoked::Token(name.clone())));
         let by_user = self.all.get(&Revoked::User(user.into())).filter(|(_, before)| token.issued_at <= *before);
         by_name.into_iter().chain(by_user).any(|(until, _)| *until > now)
+    }
+
+    /// True if none is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// All of them.
@@ -120,7 +134,7 @@ mod tests {
         let mut all = Revocations::default();
         let one = Revocation { what: Revoked::Token("x".into()), before: 0, until: 100 };
         let user = Revocation { what: Revoked::User("ada".into()), before: 50, until: 200 };
-        assert!(all.add(&one) && all.add(&user));
+        assert_eq!((all.add(&one), all.add(&user), all.add(&user)), (Added::New, Added::New, Added::Known));
         assert!(all.hit("bob", &token("x", 99), 99) && !all.hit("bob", &token("y", 0), 99));
         assert!(!all.hit("bob", &token("x", 99), 100), "its time is over");
         assert!(all.hit("ada", &token("", 0), 150), "who does not say when it was issued is older");
@@ -128,7 +142,7 @@ mod tests {
         assert!(
             one.hits("bob", &token("x", 0)) && user.hits("ada", &token("", 50)) && !user.hits("bob", &token("", 0))
         );
-        all.add(&Revocation { until: 10, before: 60, ..user });
+        assert_eq!(all.add(&Revocation { until: 10, before: 60, ..user }), Added::New);
         assert!(all.hit("ada", &token("", 60), 199), "the later of both counts");
         all.forget(150);
         assert!(!all.hit("bob", &token("x", 0), 1) && all.iter().count() == 1);
@@ -139,11 +153,12 @@ mod tests {
         for name in ["", "a", "a b", " ", "ä\u{1F600}\"{}"] {
             for what in [Revoked::Token(name.into()), Revoked::User(name.into())] {
                 let revocation = Revocation { what, before: 3, until: u64::MAX };
-                assert_eq!(Revocation::parse(&revocation.to_text()), Some(revocation));
+                let times = format!("{} {}", revocation.before, revocation.until);
+                assert_eq!(Revocation::parse(&revocation.what_text(), &times), Some(revocation));
             }
         }
-        for bad in ["", "t", "t 1 2", "x 1 2 a", "t -1 2 a", "t 1 b a"] {
-            assert_eq!(Revocation::parse(bad), None, "{bad}");
+        for (what, times) in [("", "1 2"), ("t", "1 2"), ("x a", "1 2"), ("t a", "-1 2"), ("t a", "1 b"), ("t a", "")] {
+            assert_eq!(Revocation::parse(what, times), None, "{what} {times}");
         }
     }
 
@@ -151,9 +166,9 @@ mod tests {
     fn none_is_forgotten_to_make_room() {
         let mut all = Revocations::default();
         let nth = |n: usize| Revocation { what: Revoked::Token(n.to_string().into()), before: 0, until: 9 };
-        assert!((0..REVOCATIONS_MAX).all(|n| all.add(&nth(n))));
-        assert!(!all.add(&nth(REVOCATIONS_MAX)) && all.add(&nth(0)));
+        assert!((0..REVOCATIONS_MAX).all(|n| all.add(&nth(n)) == Added::New));
+        assert_eq!((all.add(&nth(REVOCATIONS_MAX)), all.add(&nth(0))), (Added::Full, Added::Known));
         all.forget(9);
-        assert!(all.add(&nth(REVOCATIONS_MAX)));
+        assert_eq!(all.add(&nth(REVOCATIONS_MAX)), Added::New);
     }
 }

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::{auth::fetch, config::Config};
 
 /// The variable that a key of the server API is taken from.
 const KEY: &str = "WAYLEAVE_API_KEY";
@@ -38,6 +38,8 @@ pub(super) struct Place {
     port: u16,
     /// Without a slash at the end.
     path: String,
+    /// PEM: whom to trust instead of public authorities.
+    authorities: Option<String>,
 }
 
 impl Place {
@@ -52,7 +54,7 @@ impl Place {
         };
         let host = uri.host().with_context(wrong)?.to_owned();
         let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        Ok(Self { is_secure, host, port, path: uri.path().trim_end_matches('/').to_owned() })
+        Ok(Self { is_secure, host, port, path: uri.path().trim_end_matches('/').to_owned(), authorities: None })
     }
 
     /// Where a config says that it listens.
@@ -63,7 +65,7 @@ impl Place {
             ip if ip.is_ipv6() => format!("[{ip}]"),
             ip => ip.to_string(),
         };
-        Self { is_secure: false, host, port: listen.port(), path: String::new() }
+        Self { is_secure: config.tls.is_some(), host, port: listen.port(), path: String::new(), authorities: None }
     }
 
     fn authority(&self) -> String {
@@ -85,7 +87,10 @@ impl Place {
         if !self.is_secure {
             return Ok(Box::new(stream));
         }
-        let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let roots = match &self.authorities {
+            Some(pem) => fetch::check_authorities(pem).map_err(anyhow::Error::msg).context("--ca")?,
+            None => rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
+        };
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -104,6 +109,9 @@ pub(super) struct Gateway {
     /// says.
     #[arg(long)]
     url: Option<String>,
+    /// A PEM file: whom to trust with TLS instead of public authorities.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// The config file, for the address and a key.
     #[arg(long, short, default_value = "config.toml")]
     config: PathBuf,
@@ -112,10 +120,14 @@ pub(super) struct Gateway {
 impl Gateway {
     /// Where it is.
     pub(super) fn place(&self) -> anyhow::Result<Place> {
-        match &self.url {
-            Some(url) => Place::parse(url),
-            None => Ok(Place::of(&load(&self.config).context("give --url, or a config")?)),
-        }
+        let place = match &self.url {
+            Some(url) => Place::parse(url)?,
+            None => Place::of(&load(&self.config).context("give --url, or a config")?),
+        };
+        let read = |file: &PathBuf| {
+            std::fs::read_to_string(file).with_context(|| format!("cannot read --ca {}", file.display()))
+        };
+        Ok(Place { authorities: self.ca.as_ref().map(read).transpose()?, ..place })
     }
 
     /// Its server API, with a key of the environment or the config.

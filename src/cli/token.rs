@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 
-use crate::config::Jwt;
+use crate::config::{Jwt, KeySource};
 
 /// Makes a token with the config's own secret.
 #[derive(Debug, clap::Args)]
@@ -55,10 +55,10 @@ fn make(token: &Token, issuers: &[Jwt]) -> anyhow::Result<String> {
     let (jwt, secret) =
         with_secret.context("no `auth.jwt` of the config has an `hmac_secret`: its tokens are made elsewhere")?;
     ensure!(!token.user.is_empty(), "--user must not be empty");
-    let mut claims = json!({ "sub": token.user });
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    let mut claims = json!({ "sub": token.user, "iat": now.as_secs() });
     if let Ttl(Some(ttl)) = token.ttl {
-        let ends = SystemTime::now().duration_since(UNIX_EPOCH)? + ttl;
-        claims["exp"] = ends.as_secs().into();
+        claims["exp"] = (now + ttl).as_secs().into();
     }
     if let Some(info) = &token.info {
         claims["info"] = info.clone();
@@ -73,5 +73,34 @@ fn make(token: &Token, issuers: &[Jwt]) -> anyhow::Result<String> {
         claims["iss"] = issuer.as_str().into();
     }
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
-    Ok(encode(&Header::new(jwt.algorithms[0]), &claims, &key)?)
+    let mut header = Header::new(jwt.algorithms[0]);
+    if let KeySource::Fixed(keys) = &jwt.keys {
+        header.kid = keys.first().and_then(|key| key.id()).map(str::to_owned);
+    }
+    Ok(encode(&header, &claims, &key)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{auth::Tokens, config::Config};
+
+    #[tokio::test]
+    async fn a_token_is_good_by_the_config_that_it_is_made_with() {
+        for more in ["", "key_id = \"k\"", "issuer = \"i\"\naudience = \"a\"\nalgorithms = [\"HS384\"]"] {
+            let text = format!("[auth.jwt]\nhmac_secret = \"{}\"\n{more}", "0123456789abcdef".repeat(4));
+            let config = Config::parse(&text, std::path::Path::new("/"), &Default::default()).unwrap();
+            let token = Token {
+                user: "ada".to_owned(),
+                rooms: Vec::new(),
+                ttl: Ttl(Some(Duration::from_secs(60))),
+                info: None,
+                config: super::super::ConfigArgument { config: "none".into() },
+            };
+            let made = make(&token, &config.auth.jwt).unwrap();
+            let claims = Tokens::new(&config.auth.jwt, None).connection(&made, &Default::default()).await.unwrap();
+            assert_eq!(claims.user, "ada", "{more}");
+            assert!(claims.token.issued_at > 1_700_000_000, "it can be taken back by its time");
+        }
+    }
 }

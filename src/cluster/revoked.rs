@@ -25,22 +25,23 @@ pub struct RevokedUpTo {
 pub struct RevokedSince {
     /// The newest of all.
     pub last: RevokedUpTo,
-    /// Each with its number, in order.
-    pub new: Vec<(u64, String)>,
+    /// Each with its number, in order: what, and its moments.
+    pub new: Vec<(u64, String, String)>,
     /// There are more.
     pub has_more: bool,
 }
 
 impl Cluster {
-    /// Notes that something was taken back, to be remembered until a time in
-    /// seconds since 1970. False: `most` are remembered.
+    /// Notes that something was taken back: what was issued up to a time, to be
+    /// remembered until another, in seconds since 1970. False: `most` are
+    /// remembered.
     ///
     /// # Errors
     /// If Redis does not answer.
-    pub async fn revoke(&self, text: &str, until: u64, most: usize) -> Result<bool, BusError> {
-        let names = ["revoked", "revoked:ends", "revoked:last"].map(|part| self.keys.instances(part));
+    pub async fn revoke(&self, what: &str, before: u64, until: u64, most: usize) -> Result<bool, BusError> {
+        let names = ["revoked", "revoked:ends", "revoked:last", "revoked:times"].map(|part| self.keys.instances(part));
         let keys = names.each_ref().map(String::as_str);
-        let command = script::REVOKE.with(&keys, &[&text, &until, &most, &crate::room::history::new_epoch()]);
+        let command = script::REVOKE.with(&keys, &[&what, &before, &until, &most, &crate::room::history::new_epoch()]);
         parse::<i64>(self.reader.one(command, keys[0]).await?).map(|number| number > 0)
     }
 
@@ -49,15 +50,15 @@ impl Cluster {
     /// # Errors
     /// If Redis does not answer.
     pub async fn revoked_since(&self, known: &RevokedUpTo) -> Result<RevokedSince, BusError> {
-        let names = ["revoked", "revoked:last"].map(|part| self.keys.instances(part));
+        let names = ["revoked", "revoked:last", "revoked:times"].map(|part| self.keys.instances(part));
         let keys = names.each_ref().map(String::as_str);
         let command = script::REVOKED.with(&keys, &[&known.epoch, &known.number, &PAGE]);
         let answer: Vec<Value> = parse(self.reader.one(command, keys[0]).await?)?;
         let [epoch, last, all] = answer.as_slice() else { return Err(garbled()) };
         let mut all = parse::<Vec<String>>(all.clone())?.into_iter();
         let mut new = Vec::new();
-        while let (Some(text), Some(number)) = (all.next(), all.next()) {
-            new.push((number.parse().map_err(|_| garbled())?, text));
+        while let (Some(what), Some(times), Some(number)) = (all.next(), all.next(), all.next()) {
+            new.push((number.parse().map_err(|_| garbled())?, what, times));
         }
         let last = RevokedUpTo { epoch: parse(epoch.clone())?, number: parse(last.clone())? };
         Ok(RevokedSince { last, has_more: new.len() >= PAGE, new })

@@ -43,6 +43,8 @@ pub struct Jwt {
     pub issuer: Option<String>,
     /// How far clocks may be apart.
     pub leeway: Duration,
+    /// Why keys of a set are not used; for the log, once they are in force.
+    pub unusable: Vec<String>,
 }
 
 /// Where keys are.
@@ -171,6 +173,7 @@ impl Jwt {
         let authorities = ca_file.as_ref().and_then(|path| read_authorities(&table, folder, path));
         let mut files: Vec<PathBuf> = ca_file.iter().map(|path| folder.join(path)).collect();
         let shared = found.as_ref().filter(|_| is_secret).and_then(|given| given.text.clone());
+        let mut unusable = Vec::new();
         let keys = found.and_then(|Given { key, text, file }| {
             files.extend(file);
             let text = text?;
@@ -183,8 +186,9 @@ impl Jwt {
                     return Some(KeySource::Url(url));
                 }
                 "jwks_file" => {
-                    let found = keys::from_jwks(&text, &algorithms).and_then(|keys| {
+                    let found = keys::from_jwks(&text, &algorithms).and_then(|(keys, reasons)| {
                         let none = "there is no public key for signatures in it that `algorithms` allow";
+                        unusable = reasons;
                         if keys.is_empty() { Err(none.to_owned()) } else { Ok(keys) }
                     });
                     found.map_err(|reason| table.wrong(key, reason)).ok()
@@ -199,7 +203,7 @@ impl Jwt {
         });
         table.finish();
         let shared = shared.map(|text| Secret(text.trim_end().to_owned()));
-        Some(Self { keys: keys?, algorithms, secret: shared, files, audience, issuer, leeway })
+        Some(Self { keys: keys?, algorithms, secret: shared, files, audience, issuer, leeway, unusable })
     }
 }
 

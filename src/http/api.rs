@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, time::Instant};
 
-use super::{Peer, Web};
+use super::{Peer, Web, client_address};
 use crate::{
     config::{ApiKey, Config},
     protocol::Refusal,
@@ -180,18 +180,20 @@ fn admit(web: &Web, config: &Config, request: &Request<Body>) -> Result<Caller, 
     if keys.is_empty() {
         return Err(Box::new((StatusCode::NOT_FOUND, IS_OFF).into_response()));
     }
-    let address = request.extensions().get::<Peer>().map(|Peer(address)| address.ip());
+    let peer = request.extensions().get::<Peer>().map(|Peer(peer)| peer.ip());
+    let address = peer.map(|peer| client_address(peer, request.headers(), &config.server.trusted_proxies));
+    // Always, so that nobody who shares an address with a guesser is held up.
+    if let Some(n) = sent_key(request.headers()).and_then(|sent| keys::find(sent, keys)) {
+        web.guesses.succeeded(address, rate, now);
+        return Ok(Caller { key: keys[n].clone(), address });
+    }
     if !web.guesses.may_try(address, rate, now) {
         web.router.metrics.api_called("", Refusal::TOO_MANY_REQUESTS.code);
         let message = "too many wrong keys have come from this address; see `api.failures` in the config";
         return Err(Box::new(refuse(StatusCode::TOO_MANY_REQUESTS, &Refusal::TOO_MANY_REQUESTS, message)));
     }
-    if let Some(n) = sent_key(request.headers()).and_then(|sent| keys::find(sent, keys)) {
-        web.guesses.succeeded(address, rate, now);
-        return Ok(Caller { key: keys[n].clone(), address });
-    }
     if web.guesses.failed(address, rate, now) {
-        tracing::warn!(target: AUDIT, ?address, "too many wrong keys; none is looked at from there for a while");
+        tracing::warn!(target: AUDIT, ?address, "too many wrong keys have come from there; more are answered 429");
     }
     web.router.metrics.api_called("", Refusal::UNAUTHORIZED.code);
     let message = "the header X-API-Key must hold one of the keys in `api.keys` of the config";

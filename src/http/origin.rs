@@ -20,8 +20,8 @@ pub(super) fn is_allowed(headers: &HeaderMap, rules: &[String]) -> bool {
     // Two, or one that is none: `null` is the origin of sandboxed pages and of
     // files, which anybody can make.
     let Some(origin) = origin.to_str().ok().filter(|_| more.is_none()).and_then(Origin::parse) else { return false };
-    if rules.iter().filter_map(|rule| OriginRule::parse(rule).ok()).any(|rule| rule.allows(&origin)) {
-        return true;
+    if !rules.is_empty() {
+        return rules.iter().filter_map(|rule| OriginRule::parse(rule).ok()).any(|rule| rule.allows(&origin));
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     host.is_some_and(|host| origin.is_of_host(host))
@@ -51,6 +51,7 @@ mod tests {
         assert!(!check(&["ftp://a.example"], "a.example", &[]));
         assert!(check(&["http://[::1]:8000"], "[::1]:8000", &[]));
         assert!(!check(&["https://evil.example"], "good.example", &["https://good.example"]));
+        assert!(!check(&["https://own.example"], "own.example", &["https://good.example"]), "a list is the whole list");
         assert!(check(&["https://any.example"], "x", &["*"]));
         assert!(!check(&["null"], "x", &[]) && !check(&["null"], "null", &["https://good.example"]));
         let good = "https://good.example";

@@ -151,7 +151,7 @@ impl Router {
     /// # Errors
     /// Why it is not good, or that it is not in there.
     pub async fn sub_refresh(
-        &self,
+        self: &Arc<Self>,
         connection: &Connection,
         room: &str,
         token: &str,
@@ -163,7 +163,12 @@ impl Router {
             self.check_pass(&generation, connection, room, token, batch).await?;
         let lease = lease(sub.expires_at, &token);
         let ttl = ttl(lease.expires);
-        if !connection.set_room_lease(room, lease) || self.is_revoked(&connection.user, &token) {
+        if !connection.set_room_lease(room, lease) {
+            return Err(Refusal::PERMISSION_DENIED);
+        }
+        // What was taken back meanwhile was compared with the token of before.
+        if self.is_revoked(&connection.user, &token) {
+            self.leave_by_server(&generation, connection, room, 0, batch);
             return Err(Refusal::PERMISSION_DENIED);
         }
         Ok(ttl)

@@ -62,6 +62,8 @@ pub(super) struct Tails {
 #[derive(Debug)]
 struct Tail {
     watched: Watched,
+    /// Whoever looks may know of that room only.
+    is_limited: bool,
     waiting: Mutex<Waiting>,
     wake: Notify,
 }
@@ -77,9 +79,9 @@ struct Waiting {
 }
 
 impl Tail {
-    fn new(watched: Watched) -> Self {
+    fn new(watched: Watched, is_limited: bool) -> Self {
         let waiting = Waiting { lines: VecDeque::new(), bytes: 0, dropped: 0, taken: Instant::now(), is_over: false };
-        Self { watched, waiting: Mutex::new(waiting), wake: Notify::new() }
+        Self { watched, is_limited, waiting: Mutex::new(waiting), wake: Notify::new() }
     }
 
     fn put(&self, line: &str) {
@@ -112,7 +114,7 @@ impl Tail {
 }
 
 impl Tails {
-    fn add(&self, watched: Watched, now: Instant) -> Result<Arc<Tail>, Refusal> {
+    fn add(&self, watched: Watched, is_limited: bool, now: Instant) -> Result<Arc<Tail>, Refusal> {
         let mut all = self.all.lock();
         if all.len() >= TAILS_MAX {
             let is_stale = |tail: &Arc<Tail>| {
@@ -126,7 +128,7 @@ impl Tails {
             };
             all.swap_remove(stale).wake.notify_one();
         }
-        let tail = Arc::new(Tail::new(watched));
+        let tail = Arc::new(Tail::new(watched, is_limited));
         all.push(Arc::clone(&tail));
         self.n.store(all.len(), Ordering::Relaxed);
         Ok(tail)
@@ -139,12 +141,16 @@ impl Tails {
     }
 
     /// Tells those who watch something. The line is made once, and only if
-    /// somebody does.
-    fn tell(&self, is_watched: impl Fn(&Watched) -> bool, line: impl FnOnce() -> String) {
+    /// somebody does; and for each that may know of one room only, for that.
+    fn tell(&self, is_watched: impl Fn(&Watched) -> bool, line: impl Fn(Option<&Watched>) -> String) {
         let told: Vec<_> = self.all.lock().iter().filter(|tail| is_watched(&tail.watched)).cloned().collect();
-        if !told.is_empty() {
-            let line = line();
-            told.iter().for_each(|tail| tail.put(&line));
+        let mut whole = None;
+        for tail in told {
+            if tail.is_limited {
+                tail.put(&line(Some(&tail.watched)));
+            } else {
+                tail.put(whole.get_or_insert_with(|| line(None)));
+            }
         }
     }
 }
@@ -246,13 +252,16 @@ fn said(channel: Option<&str>, to: &[Target], from: Option<&MemberInfo>, payload
 impl Router {
     /// Looks at what passes here from now on. With a cluster, what is said in
     /// the room, or to the user by name, on any instance passes here too.
+    /// `is_limited`: whoever looks may know of that room only.
     ///
     /// # Errors
-    /// If too many look already, or the room or user cannot be heard now.
-    pub async fn tail(self: &Arc<Self>, watched: Watched) -> Result<Tailing, Refusal> {
+    /// If too many look already, or the room or user cannot be heard now; or a
+    /// limited one means a user, who is in other rooms too.
+    pub async fn tail(self: &Arc<Self>, watched: Watched, is_limited: bool) -> Result<Tailing, Refusal> {
         let generation = self.generation();
         let watched = match watched {
             Watched::Room(room) => match super::as_user(&generation, &Target::Room(room.clone())) {
+                Some(_) if is_limited => return Err(Refusal::PERMISSION_DENIED),
                 Some(Target::User(user)) => Watched::User(user),
                 _ => generation.room(&room).map(|_| Watched::Room(room)).ok_or(Refusal::UNKNOWN_ROOM)?,
             },
@@ -266,7 +275,7 @@ impl Router {
             (Some(cluster), Watched::User(user)) => Some(cluster.hold_user(user).await.map_err(refusal)?),
             (None, _) | (_, Watched::Everything) => None,
         };
-        let tail = self.tails.add(watched, Instant::now())?;
+        let tail = self.tails.add(watched, is_limited, Instant::now())?;
         Ok(Tailing { router: Arc::clone(self), tail, _hold: hold })
     }
 
@@ -284,7 +293,7 @@ impl Router {
             Watched::User(user) => from.is_some_and(|from| *from.user == **user),
             Watched::Everything => true,
         };
-        self.tails.tell(is_watched, || said(Some(room), &[], from, payload, offset));
+        self.tails.tell(is_watched, |_| said(Some(room), &[], from, payload, offset));
     }
 
     /// A message passes to some targets. Rooms that keep it tell of it
@@ -307,16 +316,17 @@ impl Router {
         if to.is_empty() {
             return;
         }
+        let is_in = |target: &Target, name: &str| match target {
+            Target::Room(room) => room == name,
+            Target::Pattern(pattern) => {
+                !super::is_personal(generation, name)
+                    && Pattern::parse(pattern).is_ok_and(|pattern| pattern.matches(name))
+            }
+            Target::User(_) | Target::Connection(_) | Target::Everyone => false,
+        };
         let is_watched = |watched: &Watched| match watched {
             Watched::Everything => true,
-            Watched::Room(name) => to.iter().any(|target| match target {
-                Target::Room(room) => room == name,
-                Target::Pattern(pattern) => {
-                    !super::is_personal(generation, name)
-                        && Pattern::parse(pattern).is_ok_and(|pattern| pattern.matches(name))
-                }
-                Target::User(_) | Target::Connection(_) | Target::Everyone => false,
-            }),
+            Watched::Room(name) => to.iter().any(|target| is_in(target, name)),
             Watched::User(name) => {
                 from.is_some_and(|from| *from.user == **name)
                     || to.iter().any(|target| match target {
@@ -327,7 +337,14 @@ impl Router {
                     })
             }
         };
-        self.tails.tell(is_watched, || said(None, &to, from, payload, 0));
+        self.tails.tell(is_watched, |only| match only {
+            // Where else it goes is not for them.
+            Some(Watched::Room(name)) => {
+                let of_it: Vec<Target> = to.iter().filter(|target| is_in(target, name)).cloned().collect();
+                said(None, &of_it, from, payload, 0)
+            }
+            _ => said(None, &to, from, payload, 0),
+        });
     }
 
     /// Somebody came or went.
@@ -339,7 +356,10 @@ impl Router {
             Watched::Everything => true,
         };
         let who = Who { client: who.connection, user: who.user };
-        self.tails.tell(is_watched, || line(&Moved { at: now(), r#type: event.kind, channel: event.room, who }));
+        self.tails.tell(is_watched, |_| {
+            let Who { client, user } = who;
+            line(&Moved { at: now(), r#type: event.kind, channel: event.room, who: Who { client, user } })
+        });
     }
 }
 
@@ -349,7 +369,7 @@ mod tests {
 
     #[test]
     fn whoever_cannot_keep_up_loses_lines_and_is_told_how_many() {
-        let tail = Tail::new(Watched::Everything);
+        let tail = Tail::new(Watched::Everything, false);
         let line = "x".repeat(1023) + "\n";
         for _ in 0..1_100 {
             tail.put(&line);
@@ -364,12 +384,12 @@ mod tests {
     #[test]
     fn places_are_few_and_those_who_sleep_lose_theirs() {
         let (tails, now) = (Tails::default(), Instant::now());
-        let all: Vec<_> = (0..TAILS_MAX).map(|_| tails.add(Watched::Everything, now).unwrap()).collect();
-        assert_eq!(tails.add(Watched::Everything, now).unwrap_err().code, 111);
-        tails.tell(|_| true, || "x\n".to_owned());
+        let all: Vec<_> = (0..TAILS_MAX).map(|_| tails.add(Watched::Everything, false, now).unwrap()).collect();
+        assert_eq!(tails.add(Watched::Everything, false, now).unwrap_err().code, 111);
+        tails.tell(|_| true, |_| "x\n".to_owned());
         all[1..].iter().for_each(|tail| assert!(tail.take().is_some()));
         assert!(
-            tails.add(Watched::Everything, now + 2 * STALE).is_ok()
+            tails.add(Watched::Everything, false, now + 2 * STALE).is_ok()
                 && all[0].take().is_none()
                 && all[1].take().is_some()
         );

@@ -255,6 +255,28 @@ async fn tool(arguments: &[&str], folder: &Path) -> (bool, String, String) {
     (output.status.success(), text(output.stdout), text(output.stderr))
 }
 
+/// A certificate that no public authority knows, as of a gateway inside.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tools_speak_tls_where_the_config_has_it_and_trust_whom_they_are_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert_file, cert.pem()).unwrap();
+    std::fs::write(&key_file, signing_key.serialize_pem()).unwrap();
+    let config =
+        format!("{}[tls]\ncert = {cert_file:?}\nkey = {key_file:?}\n[[rooms]]\nmatch = \"chat:*\"\n", crate::api::API);
+    let gateway = crate::support::TestGateway::start(&config).await;
+    let listen = format!("[server]\nlisten = \"{}\"\n", gateway.gateway.address());
+    std::fs::write(folder.path().join("config.toml"), format!("{listen}{config}")).unwrap();
+    let (good, _, said) = tool(&["publish", "chat:1", "1", "--ca", "cert.pem"], folder.path()).await;
+    assert!(good, "{said}");
+    let (good, _, said) = tool(&["publish", "chat:1", "1"], folder.path()).await;
+    assert!(!good && said.contains("no TLS with"), "{said}");
+    let (good, _, said) = tool(&["publish", "chat:1", "1", "--ca", "config.toml"], folder.path()).await;
+    assert!(!good && said.contains("no certificate in it"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_the_tool_lets_its_user_in() {
     let (folder, gateway, _) = for_tools().await;

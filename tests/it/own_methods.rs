@@ -22,8 +22,12 @@ struct Tail(Lines<BufReader<TcpStream>>);
 impl Tail {
     /// `of`: the query.
     async fn open(address: SocketAddr, of: &str) -> Self {
+        Self::open_with(address, of, KEY).await
+    }
+
+    async fn open_with(address: SocketAddr, of: &str, key: &str) -> Self {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET /api/tail{of} HTTP/1.1\r\nHost: {address}\r\nX-API-Key: {KEY}\r\n\r\n");
+        let request = format!("GET /api/tail{of} HTTP/1.1\r\nHost: {address}\r\nX-API-Key: {key}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut tail = Self(BufReader::new(stream).lines());
         assert_eq!(tail.next().await["type"], "tailing");
@@ -131,6 +135,42 @@ async fn a_tail_needs_a_key_and_a_sense() {
     }
 }
 
+/// A tail is as long as its key is good for it, and tells a key for rooms of
+/// no others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tail_ends_with_the_rights_of_its_key() {
+    let tenant = "the key of a tenant";
+    let keys = format!(
+        "keys = [{{ name = \"backend\", key = \"{KEY}\" }}, {{ name = \"tenant\", key = \"{tenant}\", rooms = \
+         [\"plain:a*\", \"user:*\"] }}]"
+    );
+    let gateway = TestGateway::start(&format!("[server]\npersonal_rooms = true\n[api]\n{keys}\n{ROOMS}")).await;
+    let at = address(&gateway);
+    let (_, body) = exchange(at, &format!("GET /api/tail?room=user:ada HTTP/1.1\r\nX-API-Key: {tenant}"), "").await;
+    assert!(body.contains("\"code\":103"), "a user is in other rooms too: {body}");
+
+    let mut theirs = Tail::open_with(at, "?room=plain:a1", tenant).await;
+    let mut ours = Tail::open(at, "?room=plain:a1").await;
+    let to = json!(["room:plain:b1", "room:plain:a1", "pattern:plain:a*", "user:eve"]);
+    result(at, "send", json!({ "to": to, "data": 1 })).await;
+    assert_eq!(ours.next().await["to"], to);
+    assert_eq!(theirs.next().await["to"], json!(["room:plain:a1", "pattern:plain:a*"]));
+
+    let text = std::fs::read_to_string(gateway.file()).unwrap();
+    gateway.reload_with(&text.replace("plain:a*", "plain:b*")).await;
+    result(at, "publish", json!({ "channel": "plain:a1", "data": "a secret" })).await;
+    assert_eq!(ours.next().await["data"], "a secret", "another key goes on");
+    let rest = async {
+        let mut rest = String::new();
+        while let Ok(Some(line)) = theirs.0.next_line().await {
+            rest += &line;
+        }
+        rest
+    };
+    let rest = tokio::time::timeout(PATIENCE, rest).await.expect("the tail goes on");
+    assert!(!rest.contains("secret"), "{rest}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_of_a_room_or_a_user_shows_what_is_said_on_other_instances() {
     let redis = RedisServer::start().await;
@@ -210,6 +250,24 @@ async fn plugins_are_shown_with_what_became_of_their_calls_and_a_bad_one_is_take
     until("the file is taken over", async || result(at, "plugins", json!({})).await["is_rolled_back"] == false).await;
     eventually("its plugin is live", || gateway.gateway.reloader().running().number >= 5).await;
     assert_eq!(heard(&mut client).await, "a");
+}
+
+/// What has been taken out of the config does not come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_opens_nothing_to_a_key_that_was_taken_out() {
+    let gateway = TestGateway::start(&format!("{API}{}", plugin_config(&fixture("stamp-a"), "", ""))).await;
+    let text = std::fs::read_to_string(gateway.file()).unwrap();
+    gateway.reload_with(&text.replace(KEY, "another key of the tests").replace("stamp-a.wat", "pass.wat")).await;
+    let at = address(&gateway);
+    let ask = async |method: &str, key: &str| {
+        exchange(at, &format!("POST /api/{method} HTTP/1.1\r\nX-API-Key: {key}"), "").await
+    };
+    assert_eq!(ask("plugins", KEY).await.0, 401);
+    let (status, body) = ask("rollback", "another key of the tests").await;
+    assert_eq!((status, body.as_str()), (200, r#"{"result":{"generation":3}}"#));
+    assert_eq!(ask("plugins", KEY).await.0, 401, "it was taken out for a reason");
+    let (_, body) = ask("plugins", "another key of the tests").await;
+    assert!(body.contains("\"is_rolled_back\":true"), "{body}");
 }
 
 /// The watcher looks every two seconds; it must not undo what was meant.

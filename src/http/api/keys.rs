@@ -2,13 +2,14 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{
     table::{About, Method},
@@ -92,9 +93,9 @@ fn neighbourhood(address: IpAddr) -> IpAddr {
 }
 
 impl Guesses {
-    /// False: too many wrong keys have come from there, and none is looked at
-    /// for the moment. Where a good one has come from lately, which may be the
-    /// address of a balancer for all, they are still looked at.
+    /// False: too many wrong keys have come from there, and another one is not
+    /// answered as such. Where a good one has come from lately, which may be the
+    /// address of a balancer for all, they still are.
     pub(super) fn may_try(&self, address: Option<IpAddr>, rate: Option<Rate>, now: Instant) -> bool {
         let Some(rate) = rate else { return true };
         let mut all = self.0.lock();
@@ -151,11 +152,9 @@ struct Named<'a> {
     #[serde(borrow, default)]
     channels: Vec<Cow<'a, str>>,
     #[serde(borrow, default)]
-    user: Cow<'a, str>,
-    #[serde(borrow, default)]
-    client: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
     to: Vec<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    except: Vec<Cow<'a, str>>,
 }
 
 /// Whether a key may call a method with these parameters.
@@ -177,13 +176,16 @@ pub(super) fn check(key: &ApiKey, method: &Method, parameters: &[u8]) -> Result<
         About::Room => room(&read::<Named<'_>>(parameters)?.channel),
         About::RoomOf => {
             let named: Named<'_> = read(parameters)?;
-            named.to.iter().try_for_each(|target| check_target(key, rooms, target, true))?;
+            named.to.iter().chain(&named.except).try_for_each(|target| check_target(key, rooms, target, true))?;
             room(&named.channel)
         }
         About::Rooms => read::<Named<'_>>(parameters)?.channels.iter().try_for_each(|name| room(name)),
         About::Targets => {
             let named: Named<'_> = read(parameters)?;
-            named.to.iter().try_for_each(|target| check_target(key, rooms, target, false))
+            named.to.iter().try_for_each(|target| check_target(key, rooms, target, false))?;
+            // Who is left out of its own rooms is its own affair; what tells
+            // who is in rooms of others is not.
+            named.except.iter().try_for_each(|target| check_target(key, rooms, target, true))
         }
     }
 }
@@ -207,22 +209,27 @@ fn covers(pattern: &str, wanted: &str) -> bool {
     pattern == wanted || pattern.strip_suffix('*').is_some_and(narrower)
 }
 
-fn denied(key: &ApiKey, what: impl std::fmt::Display) -> Refusal {
+pub(super) fn denied(key: &ApiKey, what: impl std::fmt::Display) -> Refusal {
     let reason = format!("permission denied: the key `{}` is not for {what}", key.name);
     Refusal { reason: reason.into(), ..Refusal::PERMISSION_DENIED }
 }
 
+/// Where in its parameters it stands whom or what a call was about.
+const SUBJECTS: [&str; 7] = ["to", "channels", "channel", "user", "client", "uid", "instance"];
+
 /// What a call was about, for its line in the log, which escapes it.
 pub(super) fn subject(parameters: &[u8]) -> String {
     const MAX: usize = 200;
-    let Ok(named) = read::<Named<'_>>(parameters) else { return String::new() };
-    let all = named.to.iter().chain(&named.channels).map(|name| &**name).chain([
-        &*named.channel,
-        &*named.user,
-        named.client.as_deref().unwrap_or_default(),
-    ]);
+    // Each field by itself: what a method passes over must not hide the rest.
+    let Ok(fields) = read::<BTreeMap<Cow<'_, str>, &RawValue>>(parameters) else { return String::new() };
+    let named = |field: &&str| {
+        let value = fields.get(*field)?.get();
+        let one = serde_json::from_str::<Cow<'_, str>>(value).map(|one| vec![one]);
+        one.or_else(|_| serde_json::from_str::<Vec<Cow<'_, str>>>(value)).ok()
+    };
+    let all: Vec<_> = SUBJECTS.iter().filter_map(named).flatten().collect();
     let mut text = String::new();
-    for name in all.filter(|name| !name.is_empty()) {
+    for name in all.iter().filter(|name| !name.is_empty()) {
         if !text.is_empty() {
             text.push(' ');
         }
@@ -305,6 +312,10 @@ mod tests {
             ("send", r#"{"to":["everyone"]}"#, false),
             ("send", r#"{"to":["nonsense"]}"#, false),
             ("requests", r#"{"to":["room:c"]}"#, false),
+            ("requests", r#"{"to":["room:a:1"],"except":["room:c"]}"#, false),
+            ("send", r#"{"to":["room:a:1"],"except":["pattern:*"]}"#, false),
+            ("send", r#"{"to":["room:a:1"],"except":["room:b","connection:x"]}"#, true),
+            ("subscribe", r#"{"to":["user:ada"],"except":["room:c"],"channel":"a:1"}"#, false),
             ("channels", "{}", true),
             ("history", r#"{"channel":"c"}"#, false),
             ("record", r#"{"channel":"a:1"}"#, true),
@@ -315,6 +326,21 @@ mod tests {
         ] {
             assert_eq!(may(2, method, parameters), allowed, "{method} {parameters}");
         }
+    }
+
+    #[test]
+    fn what_a_call_was_about_is_read_whatever_else_it_says() {
+        for (parameters, about) in [
+            (r#"{"user":"ada","channel":5,"to":{"a":1}}"#, "ada"),
+            (r#"{"channel":"a","to":["user:x","everyone"]}"#, "user:x everyone a"),
+            (r#"{"uid":"t1","expire_at":5}"#, "t1"),
+            (r#"{"instance":"b","data":{"user":"eve"}}"#, "b"),
+            (r#"{"channels":["a",5],"client":null}"#, ""),
+            ("[]", ""),
+        ] {
+            assert_eq!(subject(parameters.as_bytes()), about, "{parameters}");
+        }
+        assert!(subject(format!(r#"{{"user":"{}"}}"#, "x".repeat(900)).as_bytes()).len() < 210);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{Caller, Method, Reply, audit, json, keys, text, wire::bad};
+use super::{AUDIT, Caller, Method, Reply, audit, json, keys, text, wire::bad};
 use crate::{
+    config::ApiKey,
     http::{Open, Web},
     protocol::Refusal,
     router::Watched,
@@ -31,7 +32,12 @@ impl Drop for Staying {
     }
 }
 
-pub(super) async fn serve(web: &Web, caller: &Caller, method: &Method, request: Request<Body>) -> Response<Body> {
+pub(super) async fn serve(
+    web: &Web,
+    caller: &Caller,
+    method: &'static Method,
+    request: Request<Body>,
+) -> Response<Body> {
     let answer = begin(web, caller, method, request).await;
     let (about, code) = match &answer {
         Ok((about, _)) => (about.clone(), 0),
@@ -48,37 +54,41 @@ pub(super) async fn serve(web: &Web, caller: &Caller, method: &Method, request: 
 async fn begin(
     web: &Web,
     caller: &Caller,
-    method: &Method,
+    method: &'static Method,
     request: Request<Body>,
 ) -> Result<(String, Response<Body>), Refusal> {
     // A body cannot be looked at from two threads, and nobody reads it.
     let (request, _) = request.into_parts();
     let watched = watched(request.uri.query().unwrap_or_default())?;
-    let room = if let Watched::Room(room) = &watched { room } else { "" };
-    keys::check(&caller.key, method, json!({ "channel": room }).to_string().as_bytes())?;
+    check(&caller.key, method, &watched)?;
     let about = match &watched {
         Watched::Room(name) => format!("room:{name}"),
         Watched::User(name) => format!("user:{name}"),
         Watched::Everything => "everything".to_owned(),
     };
-    let tailing = web.router.tail(watched).await?;
+    let is_limited = caller.key.rooms.is_some();
+    let still = Still { web: web.clone(), digest: caller.key.digest, is_limited, method, watched: watched.clone() };
+    let tailing = web.router.tail(watched, is_limited).await?;
     let open = request.extensions.get::<Arc<Open>>().cloned();
     if let Some(open) = &open {
         open.may_stay(true);
     }
     let first = json!({ "type": "tailing", "about": about, "instance": web.router.instance }).to_string() + "\n";
-    let stop = web.stop.clone();
-    let state = (tailing, Staying(open), stop, Some(first));
-    let lines = futures_util::stream::unfold(state, async |(mut tailing, staying, stop, first)| {
+    let state = (tailing, Staying(open), still, Some(first));
+    let lines = futures_util::stream::unfold(state, async |(mut tailing, staying, still, first)| {
         let text = match first {
             Some(first) => first,
             None => tokio::select! {
                 text = tailing.next() => text?,
                 () = tokio::time::sleep(ALIVE) => "{\"type\":\"alive\"}\n".to_owned(),
-                () = stop.cancelled() => return None,
+                () = still.web.stop.cancelled() => return None,
             },
         };
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (tailing, staying, stop, None)))
+        if !still.may() {
+            tracing::info!(target: AUDIT, method = still.method.name, "a tail ends, since its key may not look any more");
+            return None;
+        }
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(text)), (tailing, staying, still, None)))
     });
     let headers = [
         (header::CONTENT_TYPE, "application/x-ndjson"),
@@ -86,6 +96,38 @@ async fn begin(
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     Ok((about, (headers, Body::from_stream(lines)).into_response()))
+}
+
+/// Who looks, asked again before each line: keys reload while tails are open.
+struct Still {
+    web: Web,
+    digest: [u8; 32],
+    /// What it is shown is no more than a key for rooms may see.
+    is_limited: bool,
+    method: &'static Method,
+    watched: Watched,
+}
+
+impl Still {
+    fn may(&self) -> bool {
+        let generation = self.web.router.generation();
+        let key = generation.config.api.keys.iter().find(|key| key.digest == self.digest);
+        let key = key.filter(|key| self.is_limited || key.rooms.is_none());
+        key.is_some_and(|key| check(key, self.method, &self.watched).is_ok())
+    }
+}
+
+/// A key that is limited to rooms looks at those: users are in others too,
+/// whatever its patterns match.
+fn check(key: &ApiKey, method: &Method, watched: &Watched) -> Result<(), Refusal> {
+    let about = match watched {
+        Watched::Room(room) => json!({ "channel": room }),
+        Watched::User(_) | Watched::Everything if key.rooms.is_some() => {
+            return Err(keys::denied(key, "a user or everything in `tail`"));
+        }
+        Watched::User(_) | Watched::Everything => json!({}),
+    };
+    keys::check(key, method, about.to_string().as_bytes())
 }
 
 /// What the query of the address asks for.
@@ -105,6 +147,19 @@ fn watched(query: &str) -> Result<Watched, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_key_for_rooms_looks_at_no_user_whatever_it_matches() {
+        let text = "[api]\nkeys = [{ name = \"all\", key = \"0123456789abcdef\" }, { name = \"tenant\", key = \
+                    \"fedcba9876543210\", rooms = [\"*\"] }]";
+        let config = Config::parse(text, std::path::Path::new("/"), &Default::default()).unwrap();
+        let method = Method::named("tail").unwrap();
+        let may = |key: usize, query: &str| check(&config.api.keys[key], method, &watched(query).unwrap()).is_ok();
+        for (query, allowed) in [("room=a", true), ("user=a", false), ("", false)] {
+            assert!(may(0, query) && may(1, query) == allowed, "{query}");
+        }
+    }
 
     #[test]
     fn a_query_names_one_room_or_one_user() {

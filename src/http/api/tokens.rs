@@ -65,6 +65,10 @@ struct Revoke<'a> {
     /// Seconds since 1970 after which it need not be remembered.
     #[serde(default)]
     expire_at: Option<u64>,
+    /// Of a user: tokens of then and later stay good. Seconds since 1970, by the
+    /// clock of whoever issues them.
+    #[serde(default)]
+    issued_before: Option<u64>,
 }
 
 /// Takes back the token with a `jti`.
@@ -77,7 +81,8 @@ pub(super) async fn revoke_token(web: &Web, parameters: &[u8]) -> Answer {
     revoke(web, Revoked::Token(uid.into()), &wire).await
 }
 
-/// Takes back all tokens of a user that were issued until now.
+/// Takes back all tokens of a user that were issued until now, or before
+/// `issued_before`.
 pub(super) async fn invalidate_user_tokens(web: &Web, parameters: &[u8]) -> Answer {
     let wire: Revoke<'_> = read(parameters)?;
     let user = required("user", &wire.user)?;
@@ -96,6 +101,16 @@ async fn revoke(web: &Web, what: Revoked, wire: &Revoke<'_>) -> Answer {
     if !wire.channel.is_empty() {
         return Err(bad("`channel` is not offered here: tokens are taken back for all rooms"));
     }
-    web.router.revoke(Revocation { what, before: now, until }).await?;
+    let before = match wire.issued_before {
+        Some(_) if matches!(what, Revoked::Token(_)) => {
+            return Err(bad(
+                "`issued_before` is of `invalidate_user_tokens`: a token is taken back whenever it was issued",
+            ));
+        }
+        Some(0) => return Err(bad("`issued_before` is a time in seconds since 1970")),
+        Some(first_good) => first_good - 1,
+        None => now,
+    };
+    web.router.revoke(Revocation { what, before, until }).await?;
     ok(json!({}))
 }

@@ -260,6 +260,45 @@ async fn t4_a_banned_user_is_gone_everywhere_and_does_not_come_back() {
     until("it is told again", async || known().await == ::redis::Value::Int(2)).await;
 }
 
+/// Row T4: a Redis that takes over and lacks the newest is told them again,
+/// though it counts as far as the one before.
+#[tokio::test]
+async fn t4_what_a_new_master_lacks_is_told_to_it_again() {
+    let redis = RedisServer::start().await;
+    let [a, b] = gateways::<2>(&redis, &format!("{}{}", auth("10s"), rooms())).await;
+    let claims = json!({ "sub": "ada", "jti": "lost" });
+    let invalid = Some((3500, "invalid token".to_owned()));
+    for uid in ["kept", "lost"] {
+        result(address(&a), "revoke_token", json!({ "uid": uid })).await;
+    }
+    until("the other has heard of them", async || refused(&b, &token(&claims)).await == invalid).await;
+    // It is noted once, however often it is said.
+    let ends = seconds() + 600;
+    for _ in 0..3 {
+        result(address(&a), "invalidate_user_tokens", json!({ "user": "eve", "expire_at": ends, "issued_before": 5 }))
+            .await;
+    }
+    let count = async || redis.command(&["HGET", "wayleave:1:{i}:revoked:last", "last"]).await;
+    let known = async || redis.command(&["ZCARD", "wayleave:1:{i}:revoked"]).await;
+    assert_eq!((known().await, redis.number("replication", "connected_slaves").await), (::redis::Value::Int(3), 0));
+    let counted = count().await;
+    assert_eq!(counted, ::redis::Value::BulkString(b"3".to_vec()));
+
+    let other = RedisServer::replica_of(&redis).await;
+    other.promote().await;
+    for key in ["revoked", "revoked:ends"] {
+        other.command(&["ZREM", &format!("wayleave:1:{{i}}:{key}"), "t lost"]).await;
+    }
+    other.command(&["HDEL", "wayleave:1:{i}:revoked:times", "t lost"]).await;
+    redis.command(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]).await;
+    until("it has taken over what the other has", async || known().await == ::redis::Value::Int(2)).await;
+    redis.promote().await;
+    until("it is told again", async || known().await == ::redis::Value::Int(3)).await;
+    assert_eq!(count().await, ::redis::Value::BulkString(b"4".to_vec()), "and only what it lacks is counted");
+    let c = gateway(&redis.url(), "c", &format!("{}{}", auth("10s"), rooms())).await;
+    until("one that has come since hears of it", async || refused(&c, &token(&claims)).await == invalid).await;
+}
+
 /// Row T4: one token of several, at connect, refresh, resume, and of a room.
 #[tokio::test]
 async fn t4_a_token_that_was_taken_back_is_good_for_nothing_on_any_instance() {
@@ -291,6 +330,24 @@ async fn t4_a_token_that_was_taken_back_is_good_for_nothing_on_any_instance() {
     assert_eq!(error(address(&a), "revoke_token", json!({ "uid": "x", "expire_at": 5 })).await, 107);
     assert_eq!(error(address(&a), "revoke_token", json!({ "uid": "x", "channel": "a" })).await, 107);
     assert_eq!(error(address(&a), "invalidate_user_tokens", json!({})).await, 107);
+}
+
+/// Row T4: by the clock of whoever issues them, so that the next one is good.
+#[tokio::test]
+async fn what_was_issued_before_a_moment_is_taken_back_and_nothing_else() {
+    let gateway = TestGateway::start(&auth("10s")).await;
+    let issued = seconds() - 60;
+    let of = |iat: u64| json!({ "sub": "ada", "iat": iat });
+    let (mut old, _) = welcomed(&gateway, of(issued - 1)).await;
+    let (mut new, _) = welcomed(&gateway, of(issued)).await;
+    let at = address(&gateway);
+    result(at, "invalidate_user_tokens", json!({ "user": "ada", "issued_before": issued })).await;
+    assert_eq!(old.closed().await.0, 3500);
+    assert!(new.ask("ping", json!({})).await.get("ping").is_some());
+    assert_eq!(refused(&gateway, &token(&of(issued - 1))).await.map(|(code, _)| code), Some(3500));
+    assert_eq!(refused(&gateway, &token(&of(issued))).await, None);
+    assert_eq!(error(at, "invalidate_user_tokens", json!({ "user": "ada", "issued_before": 0 })).await, 107);
+    assert_eq!(error(at, "revoke_token", json!({ "uid": "x", "issued_before": 5 })).await, 107);
 }
 
 /// On one instance without Redis, and only for as long as was said.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use wayleave::{config::Config, gateway::Gateway};
+use wayleave::{config::Config, gateway::Gateway, reload::Outcome};
 
-use crate::support::{TestGateway, eventually, fixture, plugin_config};
+use crate::support::{PATIENCE, TestGateway, eventually, fixture, plugin_config};
 
 /// Starts with a plugin that cannot be used and returns what is said.
 async fn load_error(path: &std::path::Path, plugin: &str) -> String {
@@ -62,6 +62,52 @@ async fn a_file_that_is_no_plugin_is_refused() {
     let error = load_error(folder.path(), "").await;
     assert!(error.contains("wayleave plugin build"), "{error}");
     assert!(load_error(std::path::Path::new("/dev/zero.wasm"), "").await.contains("cannot be read"));
+}
+
+/// Row T13: what stands in a plugin's place and is no plugin is not waited for, not
+/// read without end, and does not go live.
+#[tokio::test(flavor = "multi_thread")]
+async fn t13_what_is_no_plain_file_never_takes_the_place_of_a_plugin() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, whole) = (folder.path().join("p.wasm"), wat::parse_file(fixture("replace")).unwrap());
+    std::fs::write(&file, &whole).unwrap();
+    let gateway = TestGateway::start(&plugin_config(&file, "", "")).await;
+    let mut client = gateway.client().await;
+    client.join("room:1").await;
+    client.publish("room:1", json!("before")).await;
+    let replaced = client.heard("room:1").await;
+    assert_ne!(replaced, json!("before"));
+    let made = |command: &str, argument: &std::path::Path| {
+        assert!(std::process::Command::new(command).arg(argument).status().unwrap().success());
+    };
+    let bad: [(&str, &dyn Fn()); 6] = [
+        ("a pipe", &|| made("mkfifo", &file)),
+        ("a folder", &|| std::fs::create_dir(&file).unwrap()),
+        ("a device", &|| std::os::unix::fs::symlink("/dev/zero", &file).unwrap()),
+        ("itself", &|| std::os::unix::fs::symlink(&file, &file).unwrap()),
+        ("a gigabyte", &|| std::fs::File::create(&file).unwrap().set_len(1 << 30).unwrap()),
+        ("a part", &|| std::fs::write(&file, &whole[..whole.len() - 9]).unwrap()),
+    ];
+    for (what, make) in bad {
+        if file.symlink_metadata().unwrap().is_dir() {
+            std::fs::remove_dir(&file).unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+        }
+        make();
+        let reloading = gateway.gateway.reloader().reload("a test");
+        let outcome =
+            tokio::time::timeout(PATIENCE, reloading).await.unwrap_or_else(|_| panic!("{what} is waited for"));
+        assert!(matches!(outcome, Outcome::Failed(_)), "{what}: {outcome:?}");
+        client.publish("room:1", json!(what)).await;
+        assert_eq!(client.heard("room:1").await, replaced, "{what}");
+    }
+    // A link to a good one is as good as that: so are files mounted in containers.
+    std::fs::write(folder.path().join("other.wasm"), &whole).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("other.wasm", &file).unwrap();
+    let outcome = gateway.gateway.reloader().reload("a test").await;
+    assert!(!matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
 }
 
 /// Publishes into a room whose plugin fails at `hook` with `kind`, under both

@@ -9,6 +9,7 @@ use crate::{
     cluster::ROOMS,
     support::{
         TestClient, TestGateway, eventually, fixture, instance::Instance, plugin_config, redis::RedisServer, token,
+        until,
     },
 };
 
@@ -196,4 +197,84 @@ async fn t8_names_by_http_leave_neither_memory_nor_series() {
     assert!(new.len() <= 2, "names have become labels: {new:?}");
     let info = result(at, "info", json!({})).await["nodes"][0].take();
     assert_eq!((&info["num_channels"], &info["num_users"], &info["num_clients"]), (&json!(0), &json!(0), &json!(0)));
+}
+
+/// Row T9: names that mean something to Redis, to a terminal or to a page mean
+/// nothing here: each room is itself, on all instances, or is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn t9_hostile_names_reach_themselves_and_nobody_else() {
+    let redis = RedisServer::start().await;
+    let config = format!(
+        "[bus]\nkind = \"redis\"\nurl = \"{}\"\n[[rooms]]\nmatch = \"*\"\npublish = \"anyone\"\npresence = true\n\
+         history = {{ size = 10 }}\n",
+        redis.url()
+    );
+    let [a, b] = [TestGateway::start(&config).await, TestGateway::start(&config).await];
+    for gateway in [&a, &b] {
+        until("it is ready", async || gateway.gateway.router().cluster.as_ref().unwrap().trouble().is_none()).await;
+    }
+    let names = [
+        "*",
+        "?",
+        "[a-z]",
+        "{x}",
+        "{x}:a",
+        "x",
+        "x:a",
+        "a:b",
+        "a",
+        "b",
+        "../a",
+        "a/../b",
+        "%2e%2e",
+        "<script>alert(1)</script>",
+        "\u{202e}abc",
+        "abc",
+        "\u{feff}a",
+        "user:",
+        "members:a",
+        "wl:1:room",
+        "'; FLUSHALL; --",
+        "\\r\\nDEL x",
+        "é",
+        "e\u{301}",
+        " ",
+        "a ",
+        " a",
+        "__proto__",
+        "constructor",
+        "null",
+        "0",
+        "00",
+        "a\u{200b}",
+    ];
+    let (mut sender, mut members) = (a.client().await, Vec::new());
+    for name in names {
+        let mut member = b.client().await;
+        member.join(name).await;
+        members.push(member);
+    }
+    for name in names {
+        sender.publish(name, json!(name)).await;
+    }
+    for (name, member) in names.iter().zip(&mut members) {
+        assert_eq!(member.heard(name).await, json!(name));
+        member.heard_nothing().await;
+        let stats = member.ask("presence_stats", json!({ "channel": name })).await;
+        assert_eq!(stats["presence_stats"]["num_clients"], 1, "{name:?}");
+        let past = member.ask("history", json!({ "channel": name, "limit": -1 })).await;
+        assert_eq!(past["history"]["publications"].as_array().map(Vec::len), Some(1), "{name:?}");
+    }
+    // What could break a line of a log or a terminal is no name, nor what is too
+    // long, nor nothing.
+    for name in ["", "a\u{0}", "a\r\nb", "\u{1b}[2J", "\u{7f}", "a\tb", "\u{9b}31m"] {
+        assert_eq!(sender.refused("subscribe", json!({ "channel": name })).await, 107, "{name:?}");
+        assert_eq!(sender.refused("publish", json!({ "channel": name, "data": 1 })).await, 107, "{name:?}");
+    }
+    let long = "x".repeat(10 << 10);
+    assert_eq!(sender.refused("subscribe", json!({ "channel": long })).await, 106);
+    // Half a character is no text: the frame is none of the protocol.
+    let mut half = a.client().await;
+    half.say(r#"{"id":9,"subscribe":{"channel":"\ud800"}}"#).await;
+    assert_eq!(half.closed().await.0, 3501);
 }

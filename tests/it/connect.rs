@@ -115,11 +115,16 @@ async fn an_authenticator_that_traps_lets_nobody_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_allowed_origins_may_open_a_socket() {
     use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-    let gateway = TestGateway::start("[server]\nallowed_origins = [\"https://good.example\"]\n").await;
-    for (origin, allowed) in [
-        ("https://good.example", true),
-        ("https://evil.example", false),
-        (&format!("http://{}", gateway.gateway.address()), true),
+    let listed = TestGateway::start("[server]\nallowed_origins = [\"https://good.example\"]\n").await;
+    let by_default = TestGateway::start("").await;
+    let own = |gateway: &TestGateway| format!("http://{}", gateway.gateway.address());
+    for (gateway, origin, allowed) in [
+        (&listed, "https://good.example".to_owned(), true),
+        (&listed, "https://evil.example".to_owned(), false),
+        // A list is the whole list.
+        (&listed, own(&listed), false),
+        (&by_default, own(&by_default), true),
+        (&by_default, "https://good.example".to_owned(), false),
     ] {
         let mut request = gateway.url().into_client_request().unwrap();
         request.headers_mut().insert("origin", origin.parse().unwrap());

@@ -56,9 +56,9 @@ fn main() {
     };
     let words = "grants = [\"log\"]\n[plugins.settings]\nwords = [\"darn\", \"heck\", \"dang\"]";
     let pass = load("pass", "plugins/fixtures/pass.wat", "");
-    let moderation = load("moderation", "plugins/moderation", words);
-    let script = load("moderation-ts", "plugins/moderation-ts", words);
-    let mentions = load("mentions", "plugins/mentions", "");
+    let moderation = load("moderation", "plugins/rust/moderation", words);
+    let script = load("moderation-ts", "plugins/typescript/moderation", words);
+    let mentions = load("mentions", "plugins/rust/mentions", "");
 
     let body = |text: &str| {
         let mut body = format!("{{\"text\":\"{text}");

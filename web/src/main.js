@@ -13,7 +13,7 @@ const ROOMS = [
   { channel: "news:b" },
   { channel: "orders:1", hint: 'try {"customer":"bob"}' },
 ];
-// Tokens of plugins/demo-users, which is for trying only.
+// Tokens of plugins/typescript/demo-users, which is for trying only.
 const USERS = [
   { id: "ada", title: "Ada", token: "demo-ada" },
   { id: "bob", title: "Bob", token: "demo-bob" },

@@ -31,11 +31,11 @@ const CONFIG = {
     { name: "moderation", path: "moderation.wat" },
     {
       name: "mentions",
-      path: built("mentions"),
+      path: built("rust/mentions"),
       settings: { announcers: ["ada"], announce_rooms: ["news:a", "news:b", "chat:lobby"] },
     },
-    { name: "members-only", path: built("members-only"), settings: { rooms: { "team:staff": ["ada"] } } },
-    { name: "demo-users", path: built("demo-users") },
+    { name: "members-only", path: built("typescript/members-only"), settings: { rooms: { "team:staff": ["ada"] } } },
+    { name: "demo-users", path: built("typescript/demo-users") },
   ],
 };
 
@@ -181,7 +181,7 @@ test("wayleave dev shows builds and what a compiler said", async (t) => {
     rooms: [{ match: "*", publish: "members", presence: true, stamp: true, plugins: ["p"] }],
     plugins: [{ name: "p", path: "p" }],
   };
-  const component = await readFile(built("moderation"));
+  const component = await readFile(built("rust/moderation"));
   // A custom section behind it makes it another file and the same plugin.
   const other = Buffer.concat([component, Buffer.from([0, 3, 1, 0x78, 1])]);
   const gateway = await Gateway.start(

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Output, Stdio},
@@ -14,7 +13,8 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-const TARGET: &str = "wasm32-unknown-unknown";
+mod rust;
+mod script;
 
 pub(super) fn main(folders: Vec<PathBuf>, config: &Path) -> ExitCode {
     let folders = if folders.is_empty() {
@@ -110,17 +110,24 @@ pub(super) fn sources(folder: &Path) -> SourceState {
     files
 }
 
+/// A language: the file by which its folders are known, and what builds them.
+struct Language {
+    mark: &'static str,
+    name: &'static str,
+    build: fn(&Path) -> anyhow::Result<()>,
+}
+
+const LANGUAGES: &[Language] = &[
+    Language { mark: "Cargo.toml", name: "Rust", build: rust::build },
+    Language { mark: "package.json", name: "JavaScript, TypeScript", build: script::build },
+];
+
 fn build_by_kind(folder: &Path) -> anyhow::Result<()> {
-    if folder.join("Cargo.toml").is_file() {
-        build_rust(folder)
-    } else if folder.join("package.json").is_file() {
-        build_script(folder)
-    } else {
-        bail!(
-            "`{}` is no plugin's source: there is neither a Cargo.toml (Rust) nor a package.json (JavaScript, TypeScript)",
-            folder.display()
-        )
+    if let Some(language) = LANGUAGES.iter().find(|language| folder.join(language.mark).is_file()) {
+        return (language.build)(folder);
     }
+    let marks = LANGUAGES.iter().map(|Language { mark, name, .. }| format!("{mark} ({name})")).collect::<Vec<_>>();
+    bail!("`{}` is no plugin's source: there is none of {}", folder.display(), marks.join(", "))
 }
 
 /// Runs a command in a folder; its words are the error if it fails.
@@ -137,88 +144,6 @@ fn run(command: &mut Command, install: &str) -> anyhow::Result<Output> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(output)
-}
-
-/// A Rust toolchain that can make wasm.
-struct Toolchain {
-    cargo: OsString,
-    environment: Vec<(&'static str, OsString)>,
-    arguments: Vec<&'static str>,
-}
-
-/// rustup's, if it has the target; else that of a distribution which ships
-/// the standard library's source instead.
-fn toolchain() -> anyhow::Result<Toolchain> {
-    let sysroot = |rustc: &str| -> Option<PathBuf> {
-        let output = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
-        Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()))
-    };
-    let has_target = |root: PathBuf| root.join("lib/rustlib").join(TARGET).join("lib").is_dir();
-    if sysroot("rustc").is_some_and(has_target) {
-        return Ok(Toolchain { cargo: "cargo".into(), environment: Vec::new(), arguments: Vec::new() });
-    }
-    let system = Path::new("/usr/bin");
-    let source = Path::new("/usr/lib/rustlib/src/rust/library/std").is_dir()
-        || sysroot("/usr/bin/rustc").is_some_and(|root| root.join("lib/rustlib/src/rust/library/std").is_dir());
-    let linker = ["wasm-ld-22", "wasm-ld-21", "wasm-ld-20", "wasm-ld-19", "wasm-ld"]
-        .iter()
-        .map(|name| system.join(name))
-        .find(|path| path.is_file());
-    match linker {
-        Some(linker) if source && system.join("cargo").is_file() => Ok(Toolchain {
-            cargo: "/usr/bin/cargo".into(),
-            environment: vec![
-                ("RUSTC", "/usr/bin/rustc".into()),
-                ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker.into()),
-                // The stable compiler then builds the standard library itself.
-                ("RUSTC_BOOTSTRAP", "1".into()),
-            ],
-            arguments: vec!["-Zbuild-std=std,panic_abort"],
-        }),
-        _ => bail!(
-            "this Rust cannot make WebAssembly; install what it lacks with: rustup target add {TARGET}\n\
-             (on Debian without rustup: apt-get install rustc-web cargo-web rust-web-src lld-22)"
-        ),
-    }
-}
-
-fn build_rust(folder: &Path) -> anyhow::Result<()> {
-    let Toolchain { cargo, environment, arguments } = toolchain()?;
-    // One target folder for all plugins beside each other: the standard
-    // library and the bindings' generator are then built once.
-    let target = folder.parent().map_or_else(|| folder.join("target"), |parent| parent.join("target"));
-    let target = std::path::absolute(target)?;
-    run(
-        Command::new(cargo)
-            .current_dir(folder)
-            .envs(environment)
-            .env("CARGO_TARGET_DIR", &target)
-            .env_remove("RUSTFLAGS")
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .args(["build", "--release", "--color=never", "--quiet", "--target", TARGET])
-            .args(arguments),
-        "curl https://sh.rustup.rs | sh",
-    )?;
-    let manifest = std::fs::read_to_string(folder.join("Cargo.toml"))?;
-    let manifest: toml::Table = manifest.parse().context("its Cargo.toml")?;
-    let name = manifest.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
-    let name = name.context("its Cargo.toml has no package.name")?.replace('-', "_");
-    let built = target.join(TARGET).join("release").join(format!("{name}.wasm"));
-    ensure!(built.is_file(), "cargo left no `{}`; is crate-type `[\"cdylib\"]`?", built.display());
-    put(&built, &folder.join("plugin.wasm"))
-}
-
-fn build_script(folder: &Path) -> anyhow::Result<()> {
-    let install = "your system's package manager, or https://nodejs.org";
-    if !folder.join("node_modules").is_dir() {
-        let locked = folder.join("package-lock.json").is_file();
-        let how = if locked { "ci" } else { "install" };
-        run(Command::new("npm").current_dir(folder).args([how, "--no-audit", "--no-fund"]), install)?;
-    }
-    run(Command::new("npm").current_dir(folder).args(["run", "--silent", "build"]), install)?;
-    let built = folder.join("plugin.wasm");
-    ensure!(built.is_file(), "`npm run build` left no `plugin.wasm` in `{}`", folder.display());
-    Ok(())
 }
 
 /// Puts a file in its place whole: whoever watches it must not see half of it.

@@ -28,7 +28,7 @@ help:
 
 ## make run      build everything and serve config.toml, with a page to try it
 run: setup build
-	exec target/debug/wayleave dev --config config.toml
+	exec env CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave dev --config config.toml
 
 ## make cluster  three gateways behind a load balancer, with a Redis (PORT=8000)
 cluster: setup build plugins

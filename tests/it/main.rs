@@ -25,6 +25,7 @@ mod own_methods;
 mod plugins;
 mod raw_frames;
 mod reload;
+mod rollout;
 mod rooms;
 mod secrecy;
 mod secrets;

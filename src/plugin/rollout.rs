@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_record_is_worse_if_it_fails_clearly_more() {
-        let record = |calls, failures| Record { calls: calls.into(), failures: failures.into() };
+        let record = |calls: u64, failures: u64| Record { calls: calls.into(), failures: failures.into() };
         for (mine, other, is_worse) in [
             ((100, 4), (100, 0), false),
             ((100, 5), (100, 0), true),

@@ -187,6 +187,10 @@ async fn said(State(web): State<Web>, request: Request<Body>) -> Response<Body> 
             PassedIn::Yes => StatusCode::NO_CONTENT.into_response(),
             PassedIn::NoInstance => (StatusCode::NOT_FOUND, "there is no such instance\n").into_response(),
             PassedIn::TooMuch => (StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n").into_response(),
+            PassedIn::Unanswered => {
+                let text = "it is not known whether this was heard: the instance that has the stream does not answer\n";
+                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+            }
         })
     };
     let response = passed.await.unwrap_or_else(|refused: Refused| refused.into_response());

@@ -273,6 +273,17 @@ pub enum Question<'a> {
     Rollback,
     /// The instance is to end in order.
     Drain,
+    /// As [`Self::Do`], for a join on terms of its own.
+    Place(#[serde(borrow)] Deed<'a>, Terms),
+}
+
+/// What a server grants somebody in a room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// When it ends, in milliseconds since 1970; None: as the connection does.
+    pub until: Option<u64>,
+    /// Whether it may ask who is there; None: as the room says.
+    pub presence: Option<bool>,
 }
 
 /// Something to be done with connections of which somebody waits to hear that

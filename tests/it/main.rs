@@ -17,6 +17,7 @@ mod dashboards;
 mod deploy;
 mod drain;
 mod faults;
+mod hostile;
 mod identity;
 mod infra;
 mod metrics;

@@ -5,9 +5,13 @@ use std::{
     cell::RefCell,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 
 use super::here::HERE;
+
+/// Longer than any call may wait for clients or instances.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 thread_local! {
     static CONNECTION: RefCell<Option<BufReader<TcpStream>>> = const { RefCell::new(None) };
@@ -26,7 +30,9 @@ pub fn api(method: u8, body: &[u8]) {
 fn call(method: &str, body: &[u8]) -> (u16, String) {
     CONNECTION.with_borrow_mut(|connection| {
         let connection = connection.get_or_insert_with(|| {
-            BufReader::new(TcpStream::connect(HERE.gateway.address()).expect("it listens"))
+            let socket = TcpStream::connect(HERE.gateway.address()).expect("it listens");
+            socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+            BufReader::new(socket)
         });
         let head = format!(
             "POST /api/{method} HTTP/1.1\r\nHost: h\r\nX-API-Key: a-key-that-is-long-enough\r\nContent-Length: {}\r\n\r\n",

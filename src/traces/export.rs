@@ -3,7 +3,6 @@
 use std::{fmt, io, time::Duration};
 
 use anyhow::Context;
-
 use bytes::Bytes;
 use http::{Request, Uri, header};
 use hyper::client::conn::http1;

@@ -186,10 +186,11 @@ impl FaultProxy {
     /// Ends every fault.
     pub fn heal(&self) {
         locked(&self.shared.listener).get_or_insert_with(|| self.shared.port.listen());
+        self.shared.faults.send_replace(Faults::default());
+        // Now there is no bait any more.
         for connection in &*locked(&self.shared.connections) {
             connection.is_caught.store(false, Ordering::Release);
         }
-        self.shared.faults.send_replace(Faults::default());
     }
 
     /// Resets the connections there are; both sides see it at once.

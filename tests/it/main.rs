@@ -18,6 +18,7 @@ mod deploy;
 mod drain;
 mod faults;
 mod grants;
+mod hostile;
 mod identity;
 mod infra;
 mod metrics;

@@ -59,16 +59,22 @@ impl Dialer {
 }
 
 fn connector(authorities: Option<&str>) -> Result<TlsConnector, String> {
+    Ok(TlsConnector::from(Arc::new(tls_config(authorities)?)))
+}
+
+/// Trusts `authorities`, PEM, or without any the public ones.
+///
+/// # Errors
+/// What is wrong with them.
+pub(crate) fn tls_config(authorities: Option<&str>) -> Result<ClientConfig, String> {
     let roots = match authorities {
         Some(pem) => check_authorities(pem)?,
         None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
     };
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
+        .map_err(|error| error.to_string())?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The certificates of a PEM text.

@@ -31,8 +31,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 
 use crate::{
-    auth::fetch::check_authorities,
     config::{HttpConfig, Network, Origin, OriginRule},
+    dial,
     metrics::GuestFigures,
 };
 
@@ -91,7 +91,7 @@ impl Requests {
     /// If no thread can be had, or the config's certificates cannot be read.
     pub(super) fn client(&self, config: &HttpConfig, figures: Arc<GuestFigures>) -> Result<HttpClient, String> {
         let handle = self.runtime.get_or_init(start).clone()?;
-        let tls = tls_config(config.authorities.as_deref())?;
+        let tls = dial::tls_config(config.authorities.as_deref())?;
         let resolver = Resolver { allowed: config.private.clone().into(), pinned: Arc::default() };
         let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
@@ -106,17 +106,6 @@ impl Requests {
             .build(connector.wrap_connector(http));
         Ok(HttpClient { client, handle, config: config.clone(), figures })
     }
-}
-
-fn tls_config(authorities: Option<&str>) -> Result<rustls::ClientConfig, String> {
-    let roots = match authorities {
-        Some(pem) => check_authorities(pem)?,
-        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
-    };
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The runtime lives as long as the process: a plugin host does too.

@@ -339,7 +339,10 @@ async fn t12_hostile_plugins_under_load_harm_only_their_own_messages() {
     while let Some(n) = victims.join_next().await {
         asked += n.unwrap();
     }
-    println!("t12: a neighbour's median and p99 alone {alone:?}, beside {asked} failures of {} kinds {with:?}", EVIL.len());
+    println!(
+        "t12: a neighbour's median and p99 alone {alone:?}, beside {asked} failures of {} kinds {with:?}",
+        EVIL.len()
+    );
     let failures: usize = gateway.gateway.reloader().running().plugins.iter().map(|plugin| plugin.failures()).sum();
     assert_eq!(failures, asked, "each message failed once, and nothing else did");
 }

@@ -17,6 +17,7 @@ use std::{
 
 use parking_lot::Mutex;
 
+pub(crate) mod core;
 mod engine;
 mod guest;
 mod host;

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
+mod go;
 mod python;
 mod rust;
 mod script;
@@ -122,6 +123,7 @@ const LANGUAGES: &[Language] = &[
     Language { mark: "Cargo.toml", name: "Rust", build: rust::build },
     Language { mark: "package.json", name: "JavaScript, TypeScript", build: script::build },
     Language { mark: "pyproject.toml", name: "Python", build: python::build },
+    Language { mark: "go.mod", name: "Go", build: go::build },
 ];
 
 fn build_by_kind(folder: &Path) -> anyhow::Result<()> {

@@ -90,34 +90,66 @@
         (br $next)))
     (i32.const 0))
 
-  ;; A line each; the end of the line belongs to the log.
+  ;; Ours: memory in which a line is put together that comes in pieces. Without
+  ;; it each piece is a line. (These are i64, since an i32 that changes would be
+  ;; taken for a stack's pointer.)
+  (global $line (mut i64) (i64.const 0))
+  (global $room (mut i64) (i64.const 0))
+  (global $used (mut i64) (i64.const 0))
+  (global $level (mut i64) (i64.const 0))
+  (func (export "wayleave_line_buffer") (param $at i32) (param $length i32)
+    (global.set $line (i64.extend_i32_u (local.get $at)))
+    (global.set $room (i64.extend_i32_u (local.get $length)))
+    (global.set $used (i64.const 0)))
+
+  (func $say (param $at i32) (param $length i32)
+    (if (local.get $length)
+      (then (call $log (i32.wrap_i64 (global.get $level)) (local.get $at) (local.get $length)))))
+  (func $flush
+    (call $say (i32.wrap_i64 (global.get $line)) (i32.wrap_i64 (global.get $used)))
+    (global.set $used (i64.const 0)))
+  (func $collect (param $byte i32)
+    (if (i32.eq (local.get $byte) (i32.const 10)) (then (call $flush) (return)))
+    (if (i64.eq (global.get $used) (global.get $room)) (then (call $flush)))
+    (i32.store8 (i32.wrap_i64 (i64.add (global.get $line) (global.get $used))) (local.get $byte))
+    (global.set $used (i64.add (global.get $used) (i64.const 1))))
+  (func $write (param $at i32) (param $length i32)
+    (if (i32.eqz (local.get $length)) (then (return)))
+    (if (i64.eqz (global.get $room))
+      (then
+        ;; The end of the line belongs to the log.
+        (call $say (local.get $at)
+          (i32.sub (local.get $length)
+            (i32.eq (i32.const 10)
+              (i32.load8_u (i32.sub (i32.add (local.get $at) (local.get $length)) (i32.const 1))))))
+        (return)))
+    (loop $next
+      (call $collect (i32.load8_u (local.get $at)))
+      (local.set $at (i32.add (local.get $at) (i32.const 1)))
+      (br_if $next (local.tee $length (i32.sub (local.get $length) (i32.const 1))))))
+
   (func (export "fd_write") (param $fd i32) (param $part i32) (param $n i32) (param $out i32) (result i32)
-    (local $length i32) (local $sum i32) (local $at i32)
+    (local $sum i32) (local $level i64)
     (if (i32.eqz (i32.or (i32.eq (local.get $fd) (i32.const 1)) (i32.eq (local.get $fd) (i32.const 2))))
       (then (return (global.get $badf))))
+    ;; Info for the one stream, error for the other.
+    (local.set $level (select (i64.const 1) (i64.const 3) (i32.eq (local.get $fd) (i32.const 1))))
+    (if (i64.ne (local.get $level) (global.get $level))
+      (then
+        (call $flush)
+        (global.set $level (local.get $level))))
     (block $done
       (loop $next
         (br_if $done (i32.eqz (local.get $n)))
-        (local.set $at (i32.load (local.get $part)))
-        (local.set $length (i32.load offset=4 (local.get $part)))
-        (local.set $sum (i32.add (local.get $sum) (local.get $length)))
-        (if (local.get $length)
-          (then
-            (if (i32.eq (i32.const 10)
-                  (i32.load8_u (i32.sub (i32.add (local.get $at) (local.get $length)) (i32.const 1))))
-              (then (local.set $length (i32.sub (local.get $length) (i32.const 1)))))))
-        (if (local.get $length)
-          (then
-            ;; Info for the one stream, error for the other.
-            (call $log (select (i32.const 1) (i32.const 3) (i32.eq (local.get $fd) (i32.const 1)))
-              (local.get $at) (local.get $length))))
+        (call $write (i32.load (local.get $part)) (i32.load offset=4 (local.get $part)))
+        (local.set $sum (i32.add (local.get $sum) (i32.load offset=4 (local.get $part))))
         (local.set $part (i32.add (local.get $part) (i32.const 8)))
         (local.set $n (i32.sub (local.get $n) (i32.const 1)))
         (br $next)))
     (i32.store (local.get $out) (local.get $sum))
     (i32.const 0))
 
-  (func (export "proc_exit") (param i32) (unreachable))
+  (func (export "proc_exit") (param i32) (call $flush) (unreachable))
   (func (export "proc_raise") (param i32) (result i32) (unreachable))
   (func (export "sched_yield") (result i32) (i32.const 0))
 

@@ -29,6 +29,7 @@ mod secrecy;
 mod secrets;
 mod sites;
 mod slow;
+mod soak;
 mod support;
 mod tls;
 mod traces;

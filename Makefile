@@ -15,6 +15,8 @@ SEEDS ?= 10000
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
 PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+# Built for tests alone.
+PROBES := plugins/fixtures/probe
 
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
@@ -26,7 +28,7 @@ help:
 
 ## make run      build everything and serve config.toml, with a page to try it
 run: setup build
-	exec target/debug/wayleave dev --config config.toml
+	exec env CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave dev --config config.toml
 
 ## make cluster  three gateways behind a load balancer, with a Redis (PORT=8000)
 cluster: setup build plugins
@@ -83,9 +85,10 @@ build:
 
 plugins: setup build
 	echo "== the example plugins"
-	target/debug/wayleave plugin build $(PLUGINS)
+	# One folder for all: the standard library is then built once.
+	CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin build $(PLUGINS) $(PROBES)
 
-test-rust: setup
+test-rust: setup plugins
 	echo "== Rust tests"
 	$(CARGO) test --quiet
 

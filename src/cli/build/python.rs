@@ -72,10 +72,11 @@ fn find_tool(folder: &Path, wanted: &[String]) -> anyhow::Result<PathBuf> {
     let bin = std::path::absolute(venv.join("bin"))?;
     let alone = wanted.iter().all(|name| name.starts_with(TOOL));
     // One for all plugins saves time; but only this folder's has the packages.
-    if alone && !venv.is_dir() {
-        if let Some(tool) = on_path(TOOL) {
-            return Ok(tool);
-        }
+    if alone
+        && !venv.is_dir()
+        && let Some(tool) = on_path(TOOL)
+    {
+        return Ok(tool);
     }
     // What was installed is noted, so that nothing is asked of the network
     // while it stays the same.

@@ -7,6 +7,9 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 
+# What tests/setup installs for plugins in Python and Go.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv

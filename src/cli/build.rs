@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
+mod go;
+mod python;
 mod rust;
 mod script;
 
@@ -74,7 +76,7 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Folders inside a plugin's that hold what tools make.
-const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".git"];
+const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".venv", "__pycache__", ".git"];
 
 /// How deep sources are looked for; a link may lead in a circle.
 const DEPTH_MAX: usize = 8;
@@ -120,6 +122,8 @@ struct Language {
 const LANGUAGES: &[Language] = &[
     Language { mark: "Cargo.toml", name: "Rust", build: rust::build },
     Language { mark: "package.json", name: "JavaScript, TypeScript", build: script::build },
+    Language { mark: "pyproject.toml", name: "Python", build: python::build },
+    Language { mark: "go.mod", name: "Go", build: go::build },
 ];
 
 fn build_by_kind(folder: &Path) -> anyhow::Result<()> {

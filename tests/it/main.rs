@@ -32,6 +32,7 @@ mod secrecy;
 mod secrets;
 mod sites;
 mod slow;
+mod soak;
 mod support;
 mod tls;
 mod traces;

@@ -14,7 +14,8 @@ FUZZ_SECONDS ?= 120
 SEEDS ?= 10000
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
-PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+# Those that config.toml serves, and examples that it does not.
+PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml) $(wildcard plugins/c/m*)
 
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
@@ -100,6 +101,9 @@ test-plugins: plugins
 		if [ -f $$folder/Cargo.toml ]; then
 			echo "-- $$folder"
 			CARGO_TARGET_DIR=target/plugins $(CARGO) test --quiet --manifest-path $$folder/Cargo.toml
+		elif [ -f $$folder/src/plugin.c ]; then
+			echo "-- $$folder"
+			$$folder/src/lib/test $$folder
 		else
 			echo "-- $$folder"
 			npm --prefix $$folder test --silent

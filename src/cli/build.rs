@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
+mod bindings;
+mod c;
 mod rust;
 mod script;
 
@@ -120,6 +122,7 @@ struct Language {
 const LANGUAGES: &[Language] = &[
     Language { mark: "Cargo.toml", name: "Rust", build: rust::build },
     Language { mark: "package.json", name: "JavaScript, TypeScript", build: script::build },
+    Language { mark: "src/plugin.c", name: "C", build: c::build },
 ];
 
 fn build_by_kind(folder: &Path) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ mod auth;
 mod bus;
 mod origin;
 mod pattern;
+mod plugins;
 mod rates;
 mod read;
 mod rooms;
@@ -29,11 +30,12 @@ pub use self::{
     auth::{AuthConfig, JwksUrl, Jwt, KeySource},
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
     origin::{Origin, OriginRule},
+    plugins::{HttpConfig, PluginConfig},
     rates::{Level, Network, RateConfig, RateOf, network},
     read::Mistake,
     rooms::{
-        Access, HistoryConfig, Pattern, PluginConfig, PublishRight, RecordsConfig, RoomConfig, RouteConfig, SlowConfig,
-        SlowPolicy, Target, Template,
+        Access, HistoryConfig, Pattern, PublishRight, RecordsConfig, RoomConfig, RouteConfig, SlowConfig, SlowPolicy,
+        Target, Template,
     },
     sections::{
         AdminConfig, ApiConfig, ApiKey, DrainConfig, Limits, LogConfig, LogFormat, MetricsConfig, OnLimitDown, Secret,
@@ -160,9 +162,9 @@ impl Config {
         let log = LogConfig::read(root.section("log"));
         let tracing = TracingConfig::read(root.section("tracing"));
         let drain = DrainConfig::read(root.section("drain"));
-        let plugins = rooms::read_plugins(root, folder);
+        let plugins = plugins::read_plugins(root, folder);
         let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();
-        rooms::check_names(&names, &auth.plugins, |text| root.section("auth").wrong("plugins", text));
+        plugins::check_names(&names, &auth.plugins, |text| root.section("auth").wrong("plugins", text));
         let rooms = rooms::read_rooms(root, &names);
         let routes = rooms::read_routes(root);
         // A message with what we put around it must fit an empty outbox.

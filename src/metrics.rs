@@ -22,10 +22,14 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+mod guests;
 mod process;
 mod sharded;
 
-pub use self::sharded::{Timings, Total};
+pub use self::{
+    guests::{GuestFigures, Sample},
+    sharded::{Timings, Total},
+};
 
 use crate::{
     cluster::ClusterMetrics,
@@ -280,6 +284,7 @@ pub struct Metrics {
     reloads: Family<OutcomeLabel, Counter>,
     reload_failing: Gauge,
     spans: Family<OutcomeLabel, Counter>,
+    guests: Arc<guests::Guests>,
     /// The pipeline's generation.
     pub generation: Gauge,
     /// Between instances.
@@ -301,6 +306,7 @@ impl Metrics {
     /// All at zero.
     #[must_use]
     pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("wayleave");
         let mut metrics = Self {
             registry: Arc::default(),
             busy: Arc::new(Busy::new()),
@@ -327,10 +333,10 @@ impl Metrics {
             reloads: Family::default(),
             reload_failing: Gauge::default(),
             spans: Family::default(),
+            guests: Arc::new(guests::Guests::register(&mut registry)),
             generation: Gauge::default(),
             cluster: ClusterMetrics::default(),
         };
-        let mut registry = Registry::with_prefix("wayleave");
         let m = &metrics;
         registry.register("accepted", "TCP connections taken in", m.accepted.clone());
         registry.register(
@@ -472,6 +478,12 @@ impl Metrics {
     /// Spans were sent, dropped or failed.
     pub fn spans(&self, outcome: &'static str, n: u64) {
         self.spans.get_or_create(&OutcomeLabel { outcome }).inc_by(n);
+    }
+
+    /// What this plugin counts itself.
+    #[must_use]
+    pub fn guest(&self, plugin: &str) -> Arc<GuestFigures> {
+        self.guests.of(plugin)
     }
 
     /// This plugin is live with this generation.

@@ -20,15 +20,18 @@ use parking_lot::Mutex;
 mod engine;
 mod guest;
 mod host;
+mod http;
 pub mod kv;
+mod lane;
 mod load;
 pub mod types;
-mod v0_1_0;
+mod version;
 
 use self::{
     guest::{Guest, GuestError, Program},
     host::HostState,
-    v0_1_0::Functions,
+    lane::Lane,
+    version::Hooks,
 };
 pub use self::{
     kv::{KvStore, MemoryStore, NotStored},
@@ -77,13 +80,14 @@ struct Environment {
     lookup: Arc<dyn Lookup>,
     started: Instant,
     clock: engine::Clock,
+    metrics: Metrics,
+    requests: http::Requests,
 }
 
 /// Makes plugins. One for the life of the process.
 pub struct PluginHost {
     engine: wasmtime::Engine,
     environment: Arc<Environment>,
-    metrics: Metrics,
     /// Generations so far, by plugin.
     generations: Mutex<HashMap<String, Generation>>,
 }
@@ -106,8 +110,9 @@ impl PluginHost {
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
         let (engine, clock) = engine::open(cache)?;
-        let environment = Environment { store, lookup, started: Instant::now(), clock };
-        Ok(Self { engine, environment: Arc::new(environment), metrics, generations: Mutex::default() })
+        let requests = http::Requests::default();
+        let environment = Environment { store, lookup, started: Instant::now(), clock, metrics, requests };
+        Ok(Self { engine, environment: Arc::new(environment), generations: Mutex::default() })
     }
 
     /// Loads the plugins of a config, in its order. One of `running` that has
@@ -156,10 +161,11 @@ impl PluginHost {
             generation,
             metrics: Hook::ALL
                 .iter()
-                .map(|hook| hooks.contains(hook).then(|| self.metrics.hook(&config.name, *hook)))
+                .map(|hook| hooks.contains(hook).then(|| self.environment.metrics.hook(&config.name, *hook)))
                 .collect(),
             hooks,
             idle: Mutex::new(vec![guest]),
+            lane: config.http.as_ref().map(|http| Lane::new(http.concurrency)),
             program,
             stuck: AtomicU64::new(0),
             failures: AtomicUsize::new(0),
@@ -170,6 +176,10 @@ impl PluginHost {
 /// Warm guests that are kept. Calls run on the runtime's threads, so there is
 /// no use for more than those, and few machines have more.
 const IDLE_MAX: usize = 64;
+
+/// Why a call that may wait was not begun.
+const NO_PLACE: &str =
+    "as many calls as may wait for other servers are under way (the config's `http.concurrency` bounds them)";
 
 /// Calls after a timeout for which the plugin counts as stuck.
 const STUCK_FOR: u64 = 1_000;
@@ -182,6 +192,8 @@ pub struct Plugin {
     hooks: Vec<Hook>,
     /// By hook, for those that it has.
     metrics: Vec<Option<HookMetrics>>,
+    /// Where it runs if it may wait for other servers.
+    lane: Option<Lane>,
     /// Held for a push or a pop.
     idle: Mutex<Vec<Guest>>,
     /// Calls until it is trusted again not to block its thread.
@@ -325,13 +337,18 @@ impl Plugin {
     fn call<A>(
         &self,
         hook: Hook,
-        function: impl FnOnce(&Functions, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
+        function: impl FnOnce(&dyn Hooks, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
     ) -> Result<A, Failure> {
         let metrics = self.metrics[hook as usize].as_ref();
         let mut span = traces::child(hook.key());
         let started = Instant::now();
         let stuck = self.stuck.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        let result = if stuck.is_err() {
+        let result = if let Some(lane) = &self.lane {
+            without_blocking(|| match lane.enter(self.program.config.timeout) {
+                Some(_place) => self.call_guest(function),
+                None => Err((FailureKind::Busy, NO_PLACE.to_owned())),
+            })
+        } else if stuck.is_err() {
             self.call_guest(function)
         } else {
             // It may sit on its thread for its whole timeout; let the other
@@ -367,7 +384,7 @@ impl Plugin {
 
     fn call_guest<A>(
         &self,
-        function: impl FnOnce(&Functions, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
+        function: impl FnOnce(&dyn Hooks, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
     ) -> Result<A, GuestError> {
         let idle = self.idle.lock().pop();
         let mut guest = match idle {

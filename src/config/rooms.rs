@@ -1,14 +1,8 @@
-//! The lists of the file: rooms, routes and plugins.
+//! The lists of the file: rooms and routes.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use super::{JoinLeave, Recovery, read::Table, secs};
-use crate::plugin::{Grant, Hook, Policy};
+use super::{JoinLeave, Recovery, plugins::check_names, read::Table, secs};
 
 pub use super::pattern::{Pattern, Target, Template};
 
@@ -130,57 +124,6 @@ pub struct RouteConfig {
     pub to: Vec<Template>,
     /// The room itself keeps receiving them.
     pub keep: bool,
-}
-
-/// `[[plugins]]`: a component with its settings, grants and limits.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PluginConfig {
-    /// How rooms, logs and metrics call it.
-    pub name: String,
-    /// A source folder, or a `.wasm` or `.wat` file; absolute.
-    pub path: PathBuf,
-    /// Handed to the plugin's `init` as JSON.
-    pub settings: serde_json::Value,
-    /// The hooks that it must have, no more and no less; None: as it comes.
-    pub hooks: Option<Vec<Hook>>,
-    /// The imports that it may have.
-    pub grants: Vec<Grant>,
-    /// How often it is asked at its `tick` hook, which it then must have.
-    pub tick: Option<Duration>,
-    /// How long one call may take.
-    pub timeout: Duration,
-    /// How long `init` and the self-test may take.
-    pub init_timeout: Duration,
-    /// Linear memory of one guest, in bytes.
-    pub memory: usize,
-    /// Bytes of one answer, and of one argument of a host call.
-    pub answer_size: usize,
-    /// Host calls during one call.
-    pub host_calls: u64,
-    /// Targets and actions in one answer.
-    pub targets: usize,
-    /// Calls after which a guest is replaced by a fresh one.
-    pub recycle_after: u64,
-    /// Bytes of keys and values in the plugin's store.
-    pub kv_quota: usize,
-    /// Bytes a second into the log.
-    pub log_rate: usize,
-    /// What holds when the plugin fails, for each hook.
-    pub on_failure: BTreeMap<Hook, Policy>,
-}
-
-impl PluginConfig {
-    /// The file to load: the path itself, or `plugin.wasm` in a source folder.
-    #[must_use]
-    pub fn file(&self) -> PathBuf {
-        if self.is_source() { self.path.join("plugin.wasm") } else { self.path.clone() }
-    }
-
-    /// True if the path is a source folder that can be built.
-    #[must_use]
-    pub fn is_source(&self) -> bool {
-        !self.path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat")
-    }
 }
 
 pub(super) fn read_rooms(root: &Table<'_>, plugins: &[&str]) -> Vec<RoomConfig> {
@@ -312,101 +255,4 @@ pub(super) fn read_routes(root: &Table<'_>) -> Vec<RouteConfig> {
         Some(RouteConfig { pattern: pattern?, to: templates, keep })
     };
     root.list("routes").into_iter().filter_map(read).collect()
-}
-
-pub(super) fn read_plugins(root: &Table<'_>, folder: &Path) -> Vec<PluginConfig> {
-    let mut plugins: Vec<PluginConfig> = Vec::new();
-    for table in root.list("plugins") {
-        let name = table.required::<String>("name").unwrap_or_default();
-        let path = table.required::<String>("path").unwrap_or_default();
-        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if name.chars().any(|c| !is_name(c)) || name.len() > 64 {
-            table.wrong("name", format!("`{name}` is not a plugin's name; expected up to 64 of a-z, 0-9, - and _"));
-        }
-        if !name.is_empty() && plugins.iter().any(|plugin| plugin.name == name) {
-            table.wrong("name", format!("there are two plugins named `{name}`"));
-        }
-        let number = |key, default, range| usize::try_from(table.number(key, default, range)).unwrap_or(usize::MAX);
-        let plugin = PluginConfig {
-            name,
-            path: folder.join(path),
-            settings: table.json("settings"),
-            hooks: read_hooks(&table),
-            grants: read_grants(&table),
-            tick: table.optional_duration("tick", secs(1)..=secs(7 * 24 * 3600)),
-            timeout: table.duration("timeout", Duration::from_millis(20), Duration::from_millis(1)..=secs(10)),
-            init_timeout: table.duration("init_timeout", secs(1), Duration::from_millis(1)..=secs(60)),
-            memory: table.size("memory", 16 << 20, 64 << 10..=4 << 30),
-            answer_size: table.size("answer_size", 256 << 10, 1 << 10..=64 << 20),
-            host_calls: table.number("host_calls", 1_000, 0..=1_000_000),
-            targets: number("targets", 1_000, 1..=100_000),
-            recycle_after: table.number("recycle_after", 100_000, 1..=1_000_000_000),
-            kv_quota: table.size("kv_quota", 1 << 20, 0..=1 << 30),
-            log_rate: table.size("log_rate", 16 << 10, 0..=1 << 30),
-            on_failure: read_policies(&table),
-        };
-        if !table.holds_table("settings") && plugin.settings != serde_json::json!({}) {
-            table.wrong("settings", "expected a table, as in [plugins.settings]");
-        }
-        table.finish();
-        plugins.push(plugin);
-    }
-    plugins
-}
-
-fn read_hooks(table: &Table<'_>) -> Option<Vec<Hook>> {
-    let mut hooks = Vec::new();
-    for word in table.optional::<Vec<String>>("hooks")? {
-        match Hook::ALL.iter().find(|hook| hook.key() == word) {
-            Some(hook) => hooks.push(*hook),
-            None => {
-                let known: Vec<_> = Hook::ALL.iter().map(|hook| hook.key()).collect();
-                table.wrong("hooks", format!("`{word}` is not a hook; expected some of {}", known.join(", ")));
-            }
-        }
-    }
-    hooks.sort();
-    hooks.dedup();
-    Some(hooks)
-}
-
-fn read_grants(table: &Table<'_>) -> Vec<Grant> {
-    let mut grants = Vec::new();
-    for word in table.or::<Vec<String>>("grants", Vec::new()) {
-        match Grant::from_name(&word) {
-            Some(grant) => grants.push(grant),
-            None => table.wrong("grants", format!("`{word}` is not a grant; expected some of {}", Grant::names())),
-        }
-    }
-    grants.sort();
-    grants.dedup();
-    grants
-}
-
-/// `on_failure = "open"` spares authentication and admission, which stay
-/// closed unless the config names them: `{ authorize = "open" }`.
-fn read_policies(table: &Table<'_>) -> BTreeMap<Hook, Policy> {
-    const WORDS: &[(&str, Policy)] = &[("closed", Policy::Closed), ("open", Policy::Open)];
-    let mut policies = BTreeMap::new();
-    if table.holds_table("on_failure") {
-        let each = table.section("on_failure");
-        for hook in Hook::ALL {
-            policies.insert(*hook, each.choice(hook.key(), WORDS));
-        }
-        each.finish();
-        return policies;
-    }
-    let policy = table.choice("on_failure", WORDS);
-    for hook in Hook::ALL {
-        policies.insert(*hook, if hook.is_guard() { Policy::Closed } else { policy });
-    }
-    policies
-}
-
-/// Reports each of `used` that is no plugin's name.
-pub(super) fn check_names(known: &[&str], used: &[String], mut wrong: impl FnMut(String)) {
-    for name in used.iter().filter(|name| !known.contains(&name.as_str())) {
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        wrong(format!("there is no plugin named `{name}`; the [[plugins]] are: {known}"));
-    }
 }

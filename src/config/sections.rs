@@ -81,6 +81,10 @@ impl ServerConfig {
 pub struct Secret(pub(super) String);
 
 impl Secret {
+    pub(super) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text itself, for the one place that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {

@@ -4,16 +4,16 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use wasmtime::{Store, Trap, component::InstancePre};
 
 use super::{
     Environment, engine,
-    host::{HostState, LogBudget, TooManyHostCalls},
+    host::{HostState, Shared, TooManyHostCalls},
     types::FailureKind,
-    v0_1_0::{BadAnswer, Functions, Indices},
+    version::{BadAnswer, Hooks, Indices},
 };
 use crate::config::PluginConfig;
 
@@ -22,17 +22,17 @@ pub(super) struct Program {
     pub(super) name: Arc<str>,
     pub(super) config: PluginConfig,
     pub(super) pre: InstancePre<HostState>,
-    pub(super) indices: Indices,
+    pub(super) indices: Box<dyn Indices>,
     /// The settings as JSON.
     pub(super) settings: String,
     pub(super) environment: Arc<Environment>,
-    pub(super) log: Arc<LogBudget>,
+    pub(super) shared: Shared,
 }
 
 /// A warm guest.
 pub(super) struct Guest {
     store: Store<HostState>,
-    functions: Functions,
+    functions: Box<dyn Hooks>,
     calls: u64,
 }
 
@@ -43,14 +43,14 @@ impl Guest {
     /// A fresh one, after its `init`.
     pub(super) fn start(program: &Program) -> Result<Self, GuestError> {
         let config = &program.config;
-        let state = HostState::new(&program.name, config, &program.environment, &program.log);
+        let state = HostState::new(&program.name, config, &program.environment, &program.shared);
         let mut store = Store::new(program.pre.engine(), state);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(config.answer_size);
         arm(&mut store, config.init_timeout, config.host_calls);
         let start = |store: &mut Store<HostState>| {
             let instance = program.pre.instantiate(&mut *store)?;
-            let functions = Functions::load(&program.indices, store, &instance)?;
+            let functions = program.indices.load(store, &instance)?;
             let ready = functions.init(store, &program.settings)?;
             Ok((functions, ready))
         };
@@ -80,12 +80,12 @@ impl Guest {
     pub(super) fn call<A>(
         &mut self,
         program: &Program,
-        hook: impl FnOnce(&Functions, &mut Store<HostState>) -> wasmtime::Result<A>,
+        hook: impl FnOnce(&dyn Hooks, &mut Store<HostState>) -> wasmtime::Result<A>,
     ) -> Result<A, GuestError> {
         let (config, _ticking) = (&program.config, program.environment.clock.run());
         self.calls += 1;
         arm(&mut self.store, config.timeout, config.host_calls);
-        guard(|| hook(&self.functions, &mut self.store)).map_err(|error| explain(&error, &self.store, config.timeout))
+        guard(|| hook(&*self.functions, &mut self.store)).map_err(|error| explain(&error, &self.store, config.timeout))
     }
 
     /// True if a fresh one should take its place: it has served long, or its
@@ -99,6 +99,7 @@ fn arm(store: &mut Store<HostState>, timeout: Duration, host_calls: u64) {
     store.set_epoch_deadline(engine::ticks(timeout));
     let state = store.data_mut();
     state.calls_left = host_calls;
+    state.deadline = Instant::now() + timeout;
     state.limits.refused = false;
 }
 

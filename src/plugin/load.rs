@@ -12,9 +12,9 @@ use wit_component::ComponentEncoder;
 use super::{
     Environment,
     guest::{Guest, Program},
-    host::{self, LogBudget},
+    host::Shared,
     types::{Grant, Hook},
-    v0_1_0::{self, Indices},
+    version::{self, VERSIONS, Version},
 };
 use crate::config::PluginConfig;
 
@@ -88,11 +88,14 @@ fn try_compile(
     let component =
         Component::from_binary(engine, &bytes).map_err(|error| format!("it does not compile: {}", chain(&error)))?;
     check_imports(engine, &component, &config.grants)?;
-    let exported = check_exports(engine, &component)?;
+    let (version, exported) = check_exports(engine, &component)?;
     let mut linker = Linker::new(engine);
-    host::link(&mut linker, &config.grants).map_err(|error| chain(&error))?;
+    // Of all versions: what it was linked from may be older than its hooks.
+    for version in VERSIONS {
+        (version.link)(&mut linker, &config.grants).map_err(|error| chain(&error))?;
+    }
     let pre = linker.instantiate_pre(&component).map_err(|error| format!("it does not link: {}", chain(&error)))?;
-    let indices = Indices::new(&pre, |interface| exported.iter().any(|name| name == interface))
+    let indices = (version.indices)(&pre, &|interface| exported.iter().any(|name| name == interface))
         .map_err(|error| format!("its exports do not fit: {}", chain(&error)))?;
     if indices.hooks().is_empty() {
         let names: Vec<_> = Hook::ALL.iter().map(|hook| hook.interface()).collect();
@@ -118,7 +121,7 @@ fn try_compile(
         indices,
         settings: config.settings.to_string(),
         environment: Arc::clone(environment),
-        log: Arc::new(LogBudget::new(config.log_rate)),
+        shared: Shared::new(config, environment)?,
     };
     let mut guest = Guest::start(&program).map_err(|(_, reason)| reason)?;
     guest.self_test(&program).map_err(|(_, reason)| reason)?;
@@ -169,17 +172,6 @@ fn ours(name: &str) -> Option<(&str, &str)> {
     Some(rest.split_once('@').unwrap_or((rest, "")))
 }
 
-fn check_version(name: &str, version: &str) -> Result<(), String> {
-    let compatible = |version: &str| version.rsplit_once('.').map(|(start, _)| start.to_owned());
-    if compatible(version) == compatible(v0_1_0::VERSION) {
-        return Ok(());
-    }
-    Err(format!(
-        "`{name}` is of version `{version}` of the plugin interface, and this gateway speaks {}; build it against wit/{0}",
-        v0_1_0::VERSION
-    ))
-}
-
 /// Each import must be one of ours and granted; all that are not are named.
 fn check_imports(engine: &Engine, component: &Component, grants: &[Grant]) -> Result<(), String> {
     let mut missing = Vec::new();
@@ -192,7 +184,7 @@ fn check_imports(engine: &Engine, component: &Component, grants: &[Grant]) -> Re
                 format!("it imports `{name}`, which this gateway does not have")
             });
         };
-        check_version(name, version)?;
+        version::find(name, version)?;
         // Types alone are no capability, wherever they are declared.
         if interface == "types" {
             continue;
@@ -214,14 +206,20 @@ fn check_imports(engine: &Engine, component: &Component, grants: &[Grant]) -> Re
     ))
 }
 
-/// The names of our interfaces that it exports. A mistyped hook must not count
-/// as a hook that is not there, so an unknown name is an error.
-fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<String>, String> {
+/// The names of our interfaces that it exports, and of which version they are.
+/// A mistyped hook must not count as a hook that is not there, so an unknown
+/// name is an error.
+fn check_exports(engine: &Engine, component: &Component) -> Result<(&'static Version, Vec<String>), String> {
     let mut exported = Vec::new();
+    let mut found: Option<&'static Version> = None;
     let kind = component.component_type();
     for (name, _) in kind.exports(engine) {
         let Some((interface, version)) = ours(name) else { continue };
-        check_version(name, version)?;
+        let version = version::find(name, version)?;
+        if let Some(other) = found.replace(version).filter(|other| other.number != version.number) {
+            let (one, two) = (other.number, version.number);
+            return Err(format!("it exports hooks of version {one} and of {two}; build all of it against one"));
+        }
         let known = Hook::ALL.iter().map(|hook| hook.interface()).chain(["lifecycle", "self-test"]);
         if !known.clone().any(|known| known == interface) {
             let near = known.min_by_key(|known| strsim::damerau_levenshtein(known, interface)).unwrap_or_default();
@@ -229,5 +227,6 @@ fn check_exports(engine: &Engine, component: &Component) -> Result<Vec<String>, 
         }
         exported.push(interface.to_owned());
     }
-    Ok(exported)
+    // Without any of ours it is refused for that.
+    Ok((found.unwrap_or(&VERSIONS[0]), exported))
 }

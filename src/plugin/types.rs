@@ -8,6 +8,7 @@ use std::{fmt, time::Duration};
 use crate::{
     config::Target,
     protocol::{Close, Payload, Refusal},
+    room::records::Edit,
 };
 
 /// A named point where plugins run.
@@ -95,6 +96,12 @@ pub enum Grant {
     Clock,
     /// Randomness.
     Random,
+    /// Figures of its own among the gateway's.
+    Metrics,
+    /// Values from the environment or files.
+    Secrets,
+    /// Requests to other servers.
+    Http,
 }
 
 impl Grant {
@@ -104,6 +111,9 @@ impl Grant {
         ("lookup", Self::Lookup),
         ("clock", Self::Clock),
         ("random", Self::Random),
+        ("metrics", Self::Metrics),
+        ("secrets", Self::Secrets),
+        ("http", Self::Http),
     ];
 
     /// The grant of this name, which is also the host interface's.
@@ -344,6 +354,17 @@ pub enum Action {
         /// How.
         close: Close,
     },
+    /// Write a document of a room.
+    Record {
+        /// Which room.
+        room: String,
+        /// Its name in the room.
+        name: String,
+        /// What becomes of it.
+        edit: Edit,
+        /// The version that it must have; None: whatever it is.
+        version: Option<u64>,
+    },
 }
 
 /// What `call` answers.
@@ -372,6 +393,8 @@ pub enum FailureKind {
     Answer,
     /// A fresh guest could not be made.
     Start,
+    /// Too many of its calls wait for other servers.
+    Busy,
 }
 
 impl FailureKind {
@@ -385,6 +408,7 @@ impl FailureKind {
             Self::HostCalls => "host_calls",
             Self::Answer => "answer",
             Self::Start => "start",
+            Self::Busy => "busy",
         }
     }
 }

@@ -169,10 +169,11 @@ fn files(reloader: &Reloader) -> BTreeSet<PathBuf> {
     // to be built.
     let wanted = reloader.file().and_then(|file| Config::load(file).ok()).map(|config| config.plugins);
     let plugins = generation.config.plugins.iter().chain(wanted.iter().flatten()).map(PluginConfig::file);
+    let given = generation.config.plugins.iter().flat_map(|plugin| plugin.secret_files.iter().cloned());
     let secrets = generation.config.auth.jwt.iter().flat_map(|jwt| jwt.files.iter().cloned());
     let keys = generation.config.api.keys.iter().filter_map(|key| key.file.clone());
     let tls = generation.config.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]);
-    let files = plugins.chain(secrets).chain(keys).chain(tls).chain(reloader.file().cloned());
+    let files = plugins.chain(given).chain(secrets).chain(keys).chain(tls).chain(reloader.file().cloned());
     files.map(|file| absolute(&file)).collect()
 }
 

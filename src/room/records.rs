@@ -25,7 +25,7 @@ pub struct Record {
 }
 
 /// What is to be done with a document.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Edit {
     /// Replace it.
     Set(Value),

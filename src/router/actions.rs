@@ -11,6 +11,7 @@ use crate::{
     id::ConnectionId,
     plugin::{Action, Caller, EventView, Plugin},
     protocol::{MemberInfo, Payload},
+    room::records::Edit,
     session::flusher::Batch,
 };
 
@@ -47,11 +48,28 @@ impl Router {
                     let what = What::Close(close.code, close.reason);
                     self.order(generation, &who, &what, depth, batch)
                 }
+                Action::Record { room, name, edit, version } => {
+                    self.record_later(room, name, edit, version);
+                    true
+                }
             };
             if !done {
                 self.metrics.actions_failed.inc();
             }
         }
+    }
+
+    /// Writes a document beside what is in hand: Redis may have to be asked, and
+    /// nobody waits for the answer.
+    fn record_later(self: &Arc<Self>, room: String, name: String, edit: Edit, version: Option<u64>) {
+        let router = Arc::clone(self);
+        self.tasks.spawn(async move {
+            // A conflict is what the plugin asked for by naming a version.
+            if let Err(refusal) = router.edit_record(&room, &name, &edit, version).await {
+                router.metrics.actions_failed.inc();
+                tracing::debug!(room, record = name, ?refusal, "a plugin's document was not written");
+            }
+        });
     }
 
     /// Does something with all connections that a target reaches, here and on

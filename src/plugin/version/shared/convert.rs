@@ -3,11 +3,15 @@
 
 use serde::de::IgnoredAny;
 
-use super::{BadAnswer, hooks, wit};
+use super::{
+    super::BadAnswer,
+    action,
+    bindings::{exports::wayleave::plugin as hooks, wayleave::plugin::types as wit},
+};
 use crate::{
     config::Target,
     plugin::types::{Action, Caller, Delivery, MessageView, Permission},
-    protocol::{Close, Payload, Refusal, one_line},
+    protocol::{Payload, Refusal, one_line},
 };
 
 /// A payload that clients can be sent: a text must be one JSON value.
@@ -43,7 +47,7 @@ fn check_reach<'a>(targets: impl Iterator<Item = &'a wit::Target>) -> Result<(),
 }
 
 /// Who is moved between rooms: types.wit allows a connection or a user.
-fn mover(who: wit::Target) -> Result<Target, BadAnswer> {
+pub(super) fn mover(who: wit::Target) -> Result<Target, BadAnswer> {
     match who {
         wit::Target::Connection(_) | wit::Target::User(_) => Ok(who.into()),
         _ => Err(BadAnswer("only a connection or a user can join or leave".into())),
@@ -59,7 +63,7 @@ pub(super) fn deliveries(list: Vec<wit::Delivery>, max: usize) -> Result<Vec<Del
     list.into_iter().map(delivery).collect()
 }
 
-fn delivery(delivery: wit::Delivery) -> Result<Delivery, BadAnswer> {
+pub(super) fn delivery(delivery: wit::Delivery) -> Result<Delivery, BadAnswer> {
     Ok(Delivery {
         to: delivery.to.into_iter().map(Into::into).collect(),
         except: delivery.except.into_iter().map(Into::into).collect(),
@@ -81,19 +85,6 @@ pub(super) fn actions(list: Vec<wit::Action>, max: usize) -> Result<Vec<Action>,
         _ => Vec::new(),
     };
     check_reach(list.iter().flat_map(wide).collect::<Vec<_>>().iter())?;
-    let action = |action| {
-        Ok(match action {
-            wit::Action::Send(send) => Action::Send(delivery(send)?),
-            wit::Action::Join(join) => Action::Join { who: mover(join.who)?, room: join.room },
-            wit::Action::Leave(leave) => Action::Leave { who: mover(leave.who)?, room: leave.room },
-            wit::Action::SetInfo(change) => {
-                Action::SetInfo { connection: change.connection, info: json_or_empty(change.info)? }
-            }
-            wit::Action::Disconnect(end) => {
-                Action::Disconnect { who: end.who.into(), close: Close::from_plugin(end.code, &end.reason) }
-            }
-        })
-    };
     list.into_iter().map(action).collect()
 }
 

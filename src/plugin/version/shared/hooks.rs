@@ -1,45 +1,25 @@
-//! The bindings of `wit/0.1.0`, and the conversions to and from the types
-//! that the router knows. A later version gets a module like this one.
+//! From the hooks of one version's bindings to those that the router knows.
 
-use wasmtime::{
-    Store,
-    component::{Instance, InstancePre},
-};
+use wasmtime::component::{Instance, InstancePre};
 
 use super::{
-    host::HostState,
-    types::{
-        Action, Admission, Answer, Authentication, Caller, EventView, HelloView, Hook, Identity, JoinView, MessageView,
-        MomentView, Routing, Terms, Verdict,
-    },
+    super::{GuestStore, Hooks},
+    VERSION,
+    bindings::{exports::wayleave::plugin as hooks, wayleave::plugin::types as wit},
+    convert::{actions, checked, deliveries, json_or_empty},
 };
-use crate::protocol::{Payload, Refusal};
-
-mod convert;
-
-mod bindings {
-    wasmtime::component::bindgen!({
-        path: "wit/0.1.0",
-        world: "wayleave:plugin/all",
-        ownership: Borrowing { duplicate_if_necessary: true },
-        imports: { default: trappable },
-    });
-}
-
-pub(super) use bindings::wayleave;
-use bindings::{exports::wayleave::plugin as hooks, wayleave::plugin::types as wit};
-use convert::{actions, checked, deliveries, json_or_empty};
-
-/// The version that this module speaks.
-pub(super) const VERSION: &str = "0.1.0";
-
-/// An answer that has the right type and still makes no sense.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct BadAnswer(String);
+use crate::{
+    plugin::{
+        host::HostState,
+        types::{
+            Action, Admission, Answer, Authentication, Caller, EventView, HelloView, Hook, Identity, JoinView,
+            MessageView, MomentView, Routing, Terms, Verdict,
+        },
+    },
+    protocol::{Payload, Refusal},
+};
 
 /// Where a plugin's functions are, found once for each component.
-#[derive(Clone)]
 pub(super) struct Indices {
     lifecycle: Option<hooks::lifecycle::GuestIndices>,
     self_test: Option<hooks::self_test::GuestIndices>,
@@ -56,7 +36,7 @@ pub(super) struct Indices {
 impl Indices {
     /// `has` says which interfaces the component exports by name; each of
     /// them must then have what it should.
-    pub(super) fn new(pre: &InstancePre<HostState>, has: impl Fn(&str) -> bool) -> wasmtime::Result<Self> {
+    pub(super) fn new(pre: &InstancePre<HostState>, has: &dyn Fn(&str) -> bool) -> wasmtime::Result<Self> {
         macro_rules! find {
             ($module:ident, $name:literal) => {
                 has($name).then(|| hooks::$module::GuestIndices::new(pre)).transpose()?
@@ -75,8 +55,10 @@ impl Indices {
             call: find!(call, "call"),
         })
     }
+}
 
-    pub(super) fn hooks(&self) -> Vec<Hook> {
+impl super::super::Indices for Indices {
+    fn hooks(&self) -> Vec<Hook> {
         let has = |hook: &&Hook| match hook {
             Hook::Authenticate => self.authenticate.is_some(),
             Hook::Authorize => self.authorize.is_some(),
@@ -89,10 +71,14 @@ impl Indices {
         };
         Hook::ALL.iter().filter(has).copied().collect()
     }
+
+    fn load(&self, store: &mut GuestStore, instance: &Instance) -> wasmtime::Result<Box<dyn Hooks>> {
+        Ok(Box::new(Functions::load(self, store, instance)?))
+    }
 }
 
 /// A live guest's functions, with their types checked.
-pub(super) struct Functions {
+struct Functions {
     lifecycle: Option<hooks::lifecycle::Guest>,
     self_test: Option<hooks::self_test::Guest>,
     authenticate: Option<hooks::authenticate::Guest>,
@@ -105,14 +91,12 @@ pub(super) struct Functions {
     call: Option<hooks::call::Guest>,
 }
 
-type GuestStore = Store<HostState>;
-
 fn absent() -> wasmtime::Error {
     wasmtime::format_err!("the plugin does not have this hook")
 }
 
 impl Functions {
-    pub(super) fn load(indices: &Indices, store: &mut GuestStore, instance: &Instance) -> wasmtime::Result<Self> {
+    fn load(indices: &Indices, store: &mut GuestStore, instance: &Instance) -> wasmtime::Result<Self> {
         macro_rules! load {
             ($field:ident, $interface:literal) => {
                 match &indices.$field {
@@ -136,22 +120,18 @@ impl Functions {
             call: load!(call, "call"),
         })
     }
+}
 
-    /// Err inside Ok: the plugin says that it is not ready.
-    pub(super) fn init(&self, store: &mut GuestStore, settings: &str) -> wasmtime::Result<Result<(), String>> {
+impl Hooks for Functions {
+    fn init(&self, store: &mut GuestStore, settings: &str) -> wasmtime::Result<Result<(), String>> {
         self.lifecycle.as_ref().map_or(Ok(Ok(())), |hook| hook.call_init(store, settings).map(Into::into))
     }
 
-    /// Err inside Ok: the plugin says that it does not work.
-    pub(super) fn self_test(&self, store: &mut GuestStore) -> wasmtime::Result<Result<(), String>> {
+    fn self_test(&self, store: &mut GuestStore) -> wasmtime::Result<Result<(), String>> {
         self.self_test.as_ref().map_or(Ok(Ok(())), |hook| hook.call_run(store).map(Into::into))
     }
 
-    pub(super) fn authenticate(
-        &self,
-        store: &mut GuestStore,
-        hello: HelloView<'_>,
-    ) -> wasmtime::Result<Authentication> {
+    fn authenticate(&self, store: &mut GuestStore, hello: HelloView<'_>) -> wasmtime::Result<Authentication> {
         let hook = self.authenticate.as_ref().ok_or_else(absent)?;
         let HelloView { connection, token, data, name, version } = hello;
         let data = data.map(wit::PayloadParam::from);
@@ -168,12 +148,7 @@ impl Functions {
         })
     }
 
-    pub(super) fn join(
-        &self,
-        store: &mut GuestStore,
-        who: Caller<'_>,
-        join: JoinView<'_>,
-    ) -> wasmtime::Result<Admission> {
+    fn join(&self, store: &mut GuestStore, who: Caller<'_>, join: JoinView<'_>) -> wasmtime::Result<Admission> {
         let hook = self.authorize.as_ref().ok_or_else(absent)?;
         let JoinView { room, token, data } = join;
         let data = data.map(wit::PayloadParam::from);
@@ -189,8 +164,7 @@ impl Functions {
         })
     }
 
-    /// Err inside Ok: the message is refused.
-    pub(super) fn publish(
+    fn publish(
         &self,
         store: &mut GuestStore,
         sender: Caller<'_>,
@@ -203,7 +177,7 @@ impl Functions {
         })
     }
 
-    pub(super) fn transform(
+    fn transform(
         &self,
         store: &mut GuestStore,
         sender: Caller<'_>,
@@ -218,7 +192,7 @@ impl Functions {
         })
     }
 
-    pub(super) fn route(
+    fn route(
         &self,
         store: &mut GuestStore,
         sender: Caller<'_>,
@@ -234,7 +208,7 @@ impl Functions {
         })
     }
 
-    pub(super) fn observe(
+    fn observe(
         &self,
         store: &mut GuestStore,
         who: Caller<'_>,
@@ -247,14 +221,14 @@ impl Functions {
         Ok(actions(hook.call_observe(store, event)?, max)?)
     }
 
-    pub(super) fn tick(&self, store: &mut GuestStore, moment: MomentView, max: usize) -> wasmtime::Result<Vec<Action>> {
+    fn tick(&self, store: &mut GuestStore, moment: MomentView, max: usize) -> wasmtime::Result<Vec<Action>> {
         let hook = self.tick.as_ref().ok_or_else(absent)?;
         let period = u64::try_from(moment.period.as_millis()).unwrap_or(u64::MAX);
         let moment = hooks::tick::Moment { now: moment.now, period, attributes: &[] };
         Ok(actions(hook.call_tick(store, moment)?, max)?)
     }
 
-    pub(super) fn call(
+    fn call(
         &self,
         store: &mut GuestStore,
         caller: Caller<'_>,

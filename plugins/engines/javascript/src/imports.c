@@ -302,7 +302,7 @@ static JSModuleDef *provide(JSContext *ctx, const char *name, void *opaque) {
         }
         // It goes on, so that all of them are named at once.
         size_t used = strlen(missing);
-        snprintf(missing + used, sizeof missing - used, "%s%s", used ? " " : "", interface->name);
+        snprintf(missing + used, sizeof missing - used, "%s\"%s\"", used ? ", " : "", interface->name);
     }
     JSModuleDef *module = JS_NewCModule(ctx, name, fill);
     if (!module) return NULL;
@@ -314,4 +314,9 @@ void imports_begin(JSContext *ctx) { JS_SetModuleLoaderFunc(JS_GetRuntime(ctx), 
 
 void imports_seal(void) { is_sealed = true; }
 
-const char *imports_missing(void) { return *missing ? missing : NULL; }
+const char *imports_missing(void) {
+    static char text[256];
+    if (!*missing) return NULL;
+    snprintf(text, sizeof text, "it imports what it was not granted; add %s to its `grants`", missing);
+    return text;
+}

@@ -489,7 +489,7 @@ static bool lower_record(JSContext *ctx, const type *type, JSValueConst value, c
 }
 
 // Which case a string names; -1 for none.
-static int find_case(JSContext *ctx, const type *type, JSValueConst name) {
+static int find_case(const type *type, JSValueConst name) {
     size_t length;
     const char *given = string_ascii(name, &length);
     if (!given) return -1;
@@ -502,7 +502,7 @@ static int find_case(JSContext *ctx, const type *type, JSValueConst name) {
 
 static bool lower_variant(JSContext *ctx, const type *type, JSValueConst value, char *to, const char *what) {
     if (JS_IsString(value)) {
-        int found = find_case(ctx, type, value);
+        int found = find_case(type, value);
         if (found < 0 || type->parts[found].of) return mismatch(ctx, what, type, value);
         to[0] = (char)found;
         return true;
@@ -511,7 +511,7 @@ static bool lower_variant(JSContext *ctx, const type *type, JSValueConst value, 
     JSValue owned = JS_UNDEFINED;
     JSValueConst tag = get(ctx, value, tag_atom, &owned);
     if (JS_IsException(tag)) return threw(ctx, what);
-    int found = JS_IsString(tag) ? find_case(ctx, type, tag) : -1;
+    int found = JS_IsString(tag) ? find_case(type, tag) : -1;
     if (found < 0) {
         // A list or another object has no tag at all: say so about the whole.
         if (JS_IsUndefined(tag)) return mismatch(ctx, what, type, value);
@@ -563,7 +563,7 @@ static bool lower_any(JSContext *ctx, const type *type, JSValueConst value, char
     case RECORD: return lower_record(ctx, type, value, to, what);
     case VARIANT: return lower_variant(ctx, type, value, to, what);
     case ENUM: {
-        int found = JS_IsString(value) ? find_case(ctx, type, value) : -1;
+        int found = JS_IsString(value) ? find_case(type, value) : -1;
         if (found < 0) return mismatch(ctx, what, type, value);
         to[0] = (char)found;
         return true;

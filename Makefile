@@ -15,7 +15,9 @@ SEEDS ?= 10000
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
 # Those that config.toml serves, and examples that it does not.
-PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml) $(wildcard plugins/c/m*)
+SERVED := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+PLUGINS := $(sort $(SERVED) $(wildcard plugins/c/m* plugins/typescript/*))
+TEMPLATES := $(wildcard plugins/templates/*)
 
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
@@ -84,7 +86,7 @@ build:
 
 plugins: setup build
 	echo "== the example plugins"
-	target/debug/wayleave plugin build $(PLUGINS)
+	target/debug/wayleave plugin build $(PLUGINS) $(TEMPLATES)
 
 test-rust: setup
 	echo "== Rust tests"

@@ -25,6 +25,7 @@ mod plugins;
 mod raw_frames;
 mod reload;
 mod rooms;
+mod scripts;
 mod secrecy;
 mod secrets;
 mod sites;

@@ -8,7 +8,8 @@
 #include "imports.h"
 #include "memory.h"
 
-// What the stack below may take; the linker is told of somewhat more.
+// What C's stack may take; the linker is told of somewhat more. Deep recursion
+// mostly meets the end of the gateway's own stack for guests first: a trap.
 #define STACK_SIZE (160 << 10)
 
 // Lines of a stack that are told.

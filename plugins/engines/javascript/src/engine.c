@@ -133,6 +133,8 @@ static void run_jobs(void) {
 
 void *engine_answer(hook hook, const type *answer, int count, JSValue *arguments) {
     if (!engine || JS_IsUndefined(hooks[hook].function)) engine_fail(THROWN, "the script does not have this hook");
+    // There was no memory for one of the arguments.
+    if (JS_HasException(engine)) engine_fail_with_exception();
     JSValue value = JS_Call(engine, hooks[hook].function, hooks[hook].object, count, arguments);
     if (JS_IsException(value)) engine_fail_with_exception();
     for (int i = 0; i < count; i++) JS_FreeValue(engine, arguments[i]);

@@ -353,11 +353,11 @@ static bool mismatch(JSContext *ctx, const char *what, const type *type, JSValue
     return wrong(what, type->name, kind_of(ctx, value));
 }
 
-// The value of a property; `*owned` receives what is to be freed.
-static JSValueConst get(JSContext *ctx, JSValueConst object, JSAtom name, JSValue *owned) {
+// The value of a property. It is held, since to read what is inside it may run a
+// getter of the script's, which may let go of it.
+static JSValue get(JSContext *ctx, JSValueConst object, JSAtom name) {
     JSValueConst value = object_peek(object, name);
-    if (!JS_IsUninitialized(value)) return value;
-    return *owned = JS_GetProperty(ctx, object, name);
+    return JS_IsUninitialized(value) ? JS_GetProperty(ctx, object, name) : JS_DupValue(ctx, value);
 }
 
 // A getter of the script's has thrown.
@@ -472,8 +472,7 @@ static bool lower_record(JSContext *ctx, const type *type, JSValueConst value, c
     if (!JS_IsObject(value)) return mismatch(ctx, what, type, value);
     for (int i = 0; i < type->count; i++) {
         const part *field = &type->parts[i];
-        JSValue owned = JS_UNDEFINED;
-        JSValueConst found = get(ctx, value, field->atom, &owned);
+        JSValue found = get(ctx, value, field->atom);
         if (JS_IsException(found)) return threw(ctx, what);
         if (field->may_lack && JS_IsUndefined(found)) {
             memset(to + field->offset, 0, field->of->size);
@@ -481,7 +480,7 @@ static bool lower_record(JSContext *ctx, const type *type, JSValueConst value, c
         }
         enter(field->name, 0);
         bool ok = lower_any(ctx, field->of, found, to + field->offset, what);
-        JS_FreeValue(ctx, owned);
+        JS_FreeValue(ctx, found);
         if (!ok) return false;
         depth--;
     }
@@ -508,8 +507,7 @@ static bool lower_variant(JSContext *ctx, const type *type, JSValueConst value, 
         return true;
     }
     if (!JS_IsObject(value) || JS_IsPromise(value)) return mismatch(ctx, what, type, value);
-    JSValue owned = JS_UNDEFINED;
-    JSValueConst tag = get(ctx, value, tag_atom, &owned);
+    JSValue tag = get(ctx, value, tag_atom);
     if (JS_IsException(tag)) return threw(ctx, what);
     int found = JS_IsString(tag) ? find_case(type, tag) : -1;
     if (found < 0) {
@@ -518,18 +516,17 @@ static bool lower_variant(JSContext *ctx, const type *type, JSValueConst value, 
         const char *so = kind_of(ctx, tag);
         enter("tag", 0);
         wrong(what, "one of those it may have", so);
-        JS_FreeValue(ctx, owned);
+        JS_FreeValue(ctx, tag);
         return false;
     }
-    JS_FreeValue(ctx, owned);
+    JS_FreeValue(ctx, tag);
     to[0] = (char)found;
     if (!type->parts[found].of) return true;
-    owned = JS_UNDEFINED;
-    JSValueConst inner = get(ctx, value, val_atom, &owned);
+    JSValue inner = get(ctx, value, val_atom);
     if (JS_IsException(inner)) return threw(ctx, what);
     enter("val", 0);
     bool ok = lower_any(ctx, type->parts[found].of, inner, to + type->payload, what);
-    JS_FreeValue(ctx, owned);
+    JS_FreeValue(ctx, inner);
     depth -= ok;
     return ok;
 }

@@ -18,6 +18,8 @@ SEED ?= $(shell date +%s)
 SERVED := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 PLUGINS := $(sort $(SERVED) $(wildcard plugins/c/m* plugins/typescript/*))
 TEMPLATES := $(wildcard plugins/templates/*)
+# Built for tests alone.
+PROBES := plugins/fixtures/probe
 
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
@@ -29,7 +31,7 @@ help:
 
 ## make run      build everything and serve config.toml, with a page to try it
 run: setup build
-	exec target/debug/wayleave dev --config config.toml
+	exec env CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave dev --config config.toml
 
 ## make cluster  three gateways behind a load balancer, with a Redis (PORT=8000)
 cluster: setup build plugins
@@ -86,9 +88,10 @@ build:
 
 plugins: setup build
 	echo "== the example plugins"
-	target/debug/wayleave plugin build $(PLUGINS) $(TEMPLATES)
+	# One folder for all: the standard library is then built once.
+	CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin build $(PLUGINS) $(TEMPLATES) $(PROBES)
 
-test-rust: setup
+test-rust: setup plugins
 	echo "== Rust tests"
 	$(CARGO) test --quiet
 

@@ -30,7 +30,7 @@ pub use self::{
     auth::{AuthConfig, JwksUrl, Jwt, KeySource},
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
     origin::{Origin, OriginRule},
-    plugins::{HttpConfig, PluginConfig},
+    plugins::{HttpConfig, PluginConfig, RolloutBy, RolloutConfig},
     rates::{Level, Network, RateConfig, RateOf, network},
     read::Mistake,
     rooms::{

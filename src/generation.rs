@@ -4,6 +4,7 @@
 //! one, and swaps a pointer; a message sees one generation from start to end.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
@@ -14,7 +15,7 @@ use crate::{
     auth::Tokens,
     config::{Config, RoomConfig, RouteConfig},
     id,
-    plugin::{Hook, LoadError, Plugin, PluginHost},
+    plugin::{Caller, Hook, LoadError, Plugin, PluginHost},
     protocol::Tag,
 };
 
@@ -48,8 +49,12 @@ pub struct Pipeline {
     pub route: Vec<Arc<Plugin>>,
     /// Told who comes and goes.
     pub observe: Vec<Arc<Plugin>>,
-    /// What messages are stamped with; empty unless the room asks for it.
-    pub stamp: Vec<Tag<'static>>,
+    /// What messages are stamped with, while all plugins answer themselves;
+    /// empty unless the room asks for it.
+    stamp: Vec<Tag<'static>>,
+    number: id::Generation,
+    /// All of the room, in order.
+    plugins: Vec<Arc<Plugin>>,
 }
 
 /// Everything that keeps a generation from going live.
@@ -149,15 +154,10 @@ impl Generation {
 }
 
 impl Pipeline {
-    fn new(room: &RoomConfig, generation: id::Generation, plugins: &[Arc<Plugin>]) -> Self {
+    fn new(room: &RoomConfig, number: id::Generation, plugins: &[Arc<Plugin>]) -> Self {
         let with = |hook: Hook| plugins.iter().filter(|plugin| plugin.hooks().contains(&hook)).cloned().collect();
-        let stamp = if room.stamp {
-            let names: Vec<_> =
-                plugins.iter().map(|plugin| format!("{}@{}", plugin.name(), plugin.generation())).collect();
-            vec![("generation".into(), generation.to_string().into()), ("plugins".into(), names.join(" ").into())]
-        } else {
-            Vec::new()
-        };
+        let generations = plugins.iter().map(|plugin| plugin.generation());
+        let stamp = if room.stamp { stamp(number, plugins, generations) } else { Vec::new() };
         Self {
             authorize: with(Hook::Authorize),
             authorize_publish: with(Hook::AuthorizePublish),
@@ -165,8 +165,30 @@ impl Pipeline {
             route: with(Hook::Route),
             observe: with(Hook::Observe),
             stamp,
+            number,
+            plugins: plugins.to_vec(),
         }
     }
+
+    /// What a message is stamped with: who answered for this room and sender.
+    #[must_use]
+    pub fn stamp(&self, sender: Caller<'_>, room: &str) -> Cow<'_, [Tag<'static>]> {
+        if self.stamp.is_empty() || self.plugins.iter().all(|plugin| plugin.answers_all()) {
+            return Cow::Borrowed(&self.stamp);
+        }
+        let generations = self.plugins.iter().map(|plugin| plugin.answering(sender, room));
+        Cow::Owned(stamp(self.number, &self.plugins, generations))
+    }
+}
+
+fn stamp(
+    number: id::Generation,
+    plugins: &[Arc<Plugin>],
+    generations: impl Iterator<Item = id::Generation>,
+) -> Vec<Tag<'static>> {
+    let names = plugins.iter().zip(generations).map(|(plugin, generation)| format!("{}@{generation}", plugin.name()));
+    let names: Vec<_> = names.collect();
+    vec![("generation".into(), number.to_string().into()), ("plugins".into(), names.join(" ").into())]
 }
 
 /// A plugin that is rebuilt without the hook that guarded a room would open

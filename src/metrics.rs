@@ -281,6 +281,7 @@ pub struct Metrics {
     hook_seconds: Family<HookLabels, Histogram, fn() -> Histogram>,
     plugin_failures: Family<FailureLabels, Counter>,
     plugin_generation: Family<PluginLabel, Gauge>,
+    plugins_withdrawn: Family<PluginLabel, Counter>,
     reloads: Family<OutcomeLabel, Counter>,
     reload_failing: Gauge,
     spans: Family<OutcomeLabel, Counter>,
@@ -330,6 +331,7 @@ impl Metrics {
             hook_seconds: Family::new_with_constructor(hook_histogram),
             plugin_failures: Family::default(),
             plugin_generation: Family::default(),
+            plugins_withdrawn: Family::default(),
             reloads: Family::default(),
             reload_failing: Gauge::default(),
             spans: Family::default(),
@@ -365,6 +367,11 @@ impl Metrics {
         registry.register_with_unit("plugin_call", "Time in plugins by hook", Unit::Seconds, m.hook_seconds.clone());
         registry.register("plugin_failures", "Failed calls of plugins", m.plugin_failures.clone());
         registry.register("plugin_generation", "How often a plugin was replaced", m.plugin_generation.clone());
+        registry.register(
+            "plugins_withdrawn",
+            "New contents of plugins that failed more than those before, which took their places again",
+            m.plugins_withdrawn.clone(),
+        );
         registry.register("reloads", "Reloads by outcome", m.reloads.clone());
         registry.register("spans", "Spans of traces, by what became of them", m.spans.clone());
         registry.register("reload_failing", "1 since a reload failed, until one succeeds", m.reload_failing.clone());
@@ -478,6 +485,11 @@ impl Metrics {
     /// Spans were sent, dropped or failed.
     pub fn spans(&self, outcome: &'static str, n: u64) {
         self.spans.get_or_create(&OutcomeLabel { outcome }).inc_by(n);
+    }
+
+    /// Counts how often a new content of this plugin was withdrawn.
+    pub(crate) fn withdrawn(&self, plugin: &str) -> Counter {
+        self.plugins_withdrawn.get_or_create_owned(&PluginLabel { plugin: plugin.to_owned() })
     }
 
     /// What this plugin counts itself.

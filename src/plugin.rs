@@ -12,11 +12,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 
+mod breaker;
+mod call;
 mod engine;
 mod guest;
 mod host;
@@ -24,19 +27,21 @@ mod http;
 pub mod kv;
 mod lane;
 mod load;
+mod rollout;
 mod script;
 pub mod types;
 mod version;
 
 use self::{
-    guest::{Guest, GuestError, Program},
-    host::HostState,
+    breaker::Breaker,
+    guest::{Guest, Program},
     lane::Lane,
-    version::Hooks,
+    rollout::{Key, Record, Rollout},
 };
 pub use self::{
     kv::{KvStore, MemoryStore, NotStored},
     load::LoadError,
+    rollout::Phase,
     types::{
         Action, Admission, Answer, Authentication, Caller, Delivery, EventView, Failure, FailureKind, Grant, HelloView,
         Hook, Identity, JoinView, MessageView, MomentView, Permission, Policy, Routing, Terms, Verdict,
@@ -46,8 +51,7 @@ use crate::{
     config::PluginConfig,
     id::Generation,
     metrics::{HookMetrics, Metrics},
-    protocol::{MemberInfo, Payload, Refusal},
-    traces,
+    protocol::MemberInfo,
 };
 
 /// What instances share cannot be reached now, or not in time.
@@ -152,6 +156,7 @@ impl PluginHost {
         let started = Instant::now();
         let (program, guest) = load::compile(&self.engine, config, &source, &self.environment)?;
         let hooks = program.indices.hooks();
+        let before = predecessor(config, &hooks, running);
         let generation = {
             let mut generations = self.generations.lock();
             let generation = generations.entry(config.name.clone()).or_default();
@@ -179,20 +184,20 @@ impl PluginHost {
             program,
             stuck: AtomicU64::new(0),
             failures: AtomicUsize::new(0),
+            breaker: Breaker::default(),
+            record: Record::default(),
+            withdrawn: self.environment.metrics.withdrawn(&config.name),
+            rollout: Rollout::new(config.rollout, before, Instant::now()),
         }))
     }
 }
 
-/// Warm guests that are kept. Calls run on the runtime's threads, so there is
-/// no use for more than those, and few machines have more.
-const IDLE_MAX: usize = 64;
-
-/// Why a call that may wait was not begun.
-const NO_PLACE: &str =
-    "as many calls as may wait for other servers are under way (the config's `http.concurrency` bounds them)";
-
-/// Calls after a timeout for which the plugin counts as stuck.
-const STUCK_FOR: u64 = 1_000;
+/// Who may have the place of a new plugin for a while: one with the same
+/// config, since what an operator took away must be gone at once.
+fn predecessor(config: &PluginConfig, hooks: &[Hook], running: &[Arc<Plugin>]) -> Option<Arc<Plugin>> {
+    let before = running.iter().find(|plugin| plugin.program.config == *config && plugin.hooks == hooks)?;
+    Some(before.rollout.holder().unwrap_or_else(|| Arc::clone(before)))
+}
 
 /// A loaded plugin of one generation.
 pub struct Plugin {
@@ -209,6 +214,10 @@ pub struct Plugin {
     /// Calls until it is trusted again not to block its thread.
     stuck: AtomicU64,
     failures: AtomicUsize,
+    breaker: Breaker,
+    record: Record,
+    withdrawn: Counter,
+    rollout: Rollout,
 }
 
 impl fmt::Debug for Plugin {
@@ -257,6 +266,25 @@ impl Plugin {
         self.program.config.hooks.is_some()
     }
 
+    /// True if no other has its place, anywhere.
+    #[must_use]
+    pub fn answers_all(&self) -> bool {
+        self.rollout.is_settled()
+    }
+
+    /// The generation of it that answers for this sender and room.
+    #[must_use]
+    pub fn answering(&self, sender: Caller<'_>, room: &str) -> Generation {
+        let other = self.rollout.instead(Key::of(sender, room));
+        other.map_or(self.generation, |other| other.answering(sender, room))
+    }
+
+    /// How far it has come in taking its predecessor's place.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.rollout.phase()
+    }
+
     /// Failed calls so far.
     #[must_use]
     pub fn failures(&self) -> usize {
@@ -267,150 +295,6 @@ impl Plugin {
     #[must_use]
     pub fn policy(&self, hook: Hook) -> Policy {
         self.program.config.on_failure.get(&hook).copied().unwrap_or(Policy::Closed)
-    }
-
-    /// Who is this?
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn authenticate(&self, hello: HelloView<'_>) -> Result<Authentication, Failure> {
-        self.call(Hook::Authenticate, |functions, store| functions.authenticate(store, hello))
-    }
-
-    /// May it join?
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn join(&self, who: Caller<'_>, join: JoinView<'_>) -> Result<Admission, Failure> {
-        self.call(Hook::Authorize, |functions, store| functions.join(store, who, join))
-    }
-
-    /// May it publish this? Err inside Ok: no.
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn publish(&self, sender: Caller<'_>, message: MessageView<'_>) -> Result<Result<(), Refusal>, Failure> {
-        self.call(Hook::AuthorizePublish, |functions, store| functions.publish(store, sender, message))
-    }
-
-    /// What becomes of this message?
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn transform(&self, sender: Caller<'_>, message: MessageView<'_>) -> Result<Verdict, Failure> {
-        self.call(Hook::Transform, |functions, store| functions.transform(store, sender, message))
-    }
-
-    /// Who gets it?
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn route(&self, sender: Caller<'_>, message: MessageView<'_>) -> Result<Routing, Failure> {
-        let max = self.program.config.targets;
-        self.call(Hook::Route, |functions, store| functions.route(store, sender, message, max))
-    }
-
-    /// This happened.
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn observe(&self, who: Caller<'_>, event: EventView<'_>) -> Result<Vec<Action>, Failure> {
-        let max = self.program.config.targets;
-        self.call(Hook::Observe, |functions, store| functions.observe(store, who, event, max))
-    }
-
-    /// How often it is asked at [`Hook::Tick`]; None: it does not have it.
-    #[must_use]
-    pub fn period(&self) -> Option<Duration> {
-        self.program.config.tick
-    }
-
-    /// A period is over. It may take its whole timeout, since nobody waits for
-    /// it: the other tasks of the thread go elsewhere meanwhile.
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn tick(&self, moment: MomentView) -> Result<Vec<Action>, Failure> {
-        let max = self.program.config.targets;
-        without_blocking(|| self.call(Hook::Tick, |functions, store| functions.tick(store, moment, max)))
-    }
-
-    /// A client calls.
-    ///
-    /// # Errors
-    /// If the plugin fails.
-    pub fn answer(&self, caller: Caller<'_>, method: &str, payload: &Payload) -> Result<Answer, Failure> {
-        let max = self.program.config.targets;
-        self.call(Hook::Call, |functions, store| functions.call(store, caller, method, payload, max))
-    }
-
-    fn call<A>(
-        &self,
-        hook: Hook,
-        function: impl FnOnce(&dyn Hooks, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
-    ) -> Result<A, Failure> {
-        let metrics = self.metrics[hook as usize].as_ref();
-        let mut span = traces::child(hook.key());
-        let started = Instant::now();
-        let stuck = self.stuck.try_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        let result = if let Some(lane) = &self.lane {
-            without_blocking(|| match lane.enter(self.program.config.timeout) {
-                Some(_place) => self.call_guest(function),
-                None => Err((FailureKind::Busy, NO_PLACE.to_owned())),
-            })
-        } else if stuck.is_err() {
-            self.call_guest(function)
-        } else {
-            // It may sit on its thread for its whole timeout; let the other
-            // tasks of the thread go elsewhere. Costs little, so for a while.
-            without_blocking(|| self.call_guest(function))
-        };
-        if let Some(metrics) = metrics {
-            metrics.observe(started.elapsed());
-        }
-        if let Some(span) = &mut span {
-            span.note("plugin", self.name());
-        }
-        result.map_err(|(kind, reason)| {
-            if let Some(span) = &mut span {
-                span.fail(kind.key());
-            }
-            if let Some(metrics) = metrics {
-                metrics.failed(kind);
-            }
-            if kind == FailureKind::Timeout {
-                self.stuck.store(STUCK_FOR, Ordering::Relaxed);
-            }
-            let failure = Failure { plugin: self.name().to_owned(), hook, kind, reason };
-            // Once a power of two: a plugin that always fails must not fill
-            // the log.
-            let n = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-            if n.is_power_of_two() {
-                tracing::warn!(plugin = failure.plugin, %hook, failures = n, "{}", failure.reason);
-            }
-            failure
-        })
-    }
-
-    fn call_guest<A>(
-        &self,
-        function: impl FnOnce(&dyn Hooks, &mut wasmtime::Store<HostState>) -> wasmtime::Result<A>,
-    ) -> Result<A, GuestError> {
-        let idle = self.idle.lock().pop();
-        let mut guest = match idle {
-            Some(guest) => guest,
-            // Its `init` may take long.
-            None => without_blocking(|| Guest::start(&self.program))?,
-        };
-        // On an error the guest is dropped here, and its store with it.
-        let answer = guest.call(&self.program, function)?;
-        if !guest.is_worn(&self.program.config) {
-            let mut idle = self.idle.lock();
-            if idle.len() < IDLE_MAX {
-                idle.push(guest);
-            }
-        }
-        Ok(answer)
     }
 }
 

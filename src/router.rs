@@ -302,7 +302,8 @@ impl Router {
         }
         run_routes(&generation, &mut envelope);
         self.metrics.published.inc();
-        self.deliver(&generation, envelope, &pipeline.stamp, on_kept, batch)
+        let caller = Caller { connection: &sender.connection, user: &sender.user, info: &sender.info };
+        self.deliver(&generation, envelope, &pipeline.stamp(caller, room), on_kept, batch)
     }
 
     /// A client calls a plugin; the first that knows the method answers. The

@@ -54,6 +54,32 @@ pub struct PluginConfig {
     pub secret_files: Vec<PathBuf>,
     /// Where its requests may go; None: nowhere.
     pub http: Option<HttpConfig>,
+    /// How a new content of its file takes the place of the one before.
+    pub rollout: RolloutConfig,
+    /// It rests when half of its calls fail.
+    pub breaker: bool,
+}
+
+/// `[plugins.rollout]`: how a new content of a plugin's file takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RolloutConfig {
+    /// Percent of the rooms or users that get it first; 100: all at once.
+    pub share: u64,
+    /// Of what it is a share.
+    pub by: RolloutBy,
+    /// How long it has its share, and after that how long it is watched.
+    pub watch: Duration,
+    /// The one before takes its place again if it fails more.
+    pub rollback: bool,
+}
+
+/// What a share is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RolloutBy {
+    /// Rooms; where there is none, users.
+    Room,
+    /// Users; where there is none, connections.
+    User,
 }
 
 /// `[plugins.http]`: which requests a plugin may send.
@@ -124,6 +150,8 @@ pub(super) fn read_plugins(root: &Table<'_>, folder: &Path) -> Vec<PluginConfig>
             log_rate: table.size("log_rate", 16 << 10, 0..=1 << 30),
             on_failure: read_policies(&table),
             http: read_http(&table, folder),
+            rollout: read_rollout(&table),
+            breaker: table.or("breaker", true),
             secrets: BTreeMap::new(),
             secret_files: Vec::new(),
         };
@@ -164,6 +192,18 @@ fn read_grants(table: &Table<'_>) -> Vec<Grant> {
     grants.sort();
     grants.dedup();
     grants
+}
+
+fn read_rollout(table: &Table<'_>) -> RolloutConfig {
+    let rollout = table.section("rollout");
+    let config = RolloutConfig {
+        share: rollout.number("share", 100, 1..=100),
+        by: rollout.choice("by", &[("room", RolloutBy::Room), ("user", RolloutBy::User)]),
+        watch: rollout.duration("for", secs(60), Duration::from_millis(1)..=secs(7 * 24 * 3600)),
+        rollback: rollout.or("rollback", true),
+    };
+    rollout.finish();
+    config
 }
 
 /// What a grant needs without the grant, or the grant without it, would never

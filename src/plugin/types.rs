@@ -401,6 +401,8 @@ pub enum FailureKind {
     Start,
     /// Too many of its calls wait for other servers.
     Busy,
+    /// It has failed so often that it is not asked for a while.
+    Resting,
 }
 
 impl FailureKind {
@@ -415,6 +417,7 @@ impl FailureKind {
             Self::Answer => "answer",
             Self::Start => "start",
             Self::Busy => "busy",
+            Self::Resting => "resting",
         }
     }
 }

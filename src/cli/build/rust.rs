@@ -59,7 +59,10 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
     let Toolchain { cargo, environment, arguments } = toolchain()?;
     // One target folder for all plugins beside each other: the standard
     // library and the bindings' generator are then built once.
-    let target = folder.parent().map_or_else(|| folder.join("target"), |parent| parent.join("target"));
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || folder.parent().map_or_else(|| folder.join("target"), |parent| parent.join("target")),
+        PathBuf::from,
+    );
     let target = std::path::absolute(target)?;
     run(
         Command::new(cargo)

@@ -500,6 +500,8 @@ fn plugins(web: &Web, parameters: &[u8]) -> Answer {
             "failures": calls.failures,
         })
     };
+    let running = web.reloader.running();
+    let phase = |name: &str| running.plugins.iter().find(|plugin| plugin.name() == name).map(|it| it.phase().key());
     let plugins: Vec<Value> = status
         .plugins
         .iter()
@@ -511,6 +513,7 @@ fn plugins(web: &Web, parameters: &[u8]) -> Answer {
                 "generation": plugin.generation,
                 "hash": plugin.hash,
                 "hooks": plugin.hooks,
+                "phase": phase(&plugin.name),
                 "calls": by_hook,
             })
         })

@@ -17,7 +17,10 @@ FUZZ_SECONDS ?= 120
 SEEDS ?= 10000
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
-PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+# Those that config.toml serves, and examples that it does not.
+SERVED := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+PLUGINS := $(sort $(SERVED) $(wildcard plugins/c/m* plugins/typescript/*))
+TEMPLATES := $(wildcard plugins/templates/*)
 # Built for tests alone.
 PROBES := plugins/fixtures/probe
 
@@ -89,7 +92,7 @@ build:
 plugins: setup build
 	echo "== the example plugins"
 	# One folder for all: the standard library is then built once.
-	CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin build $(PLUGINS) $(PROBES)
+	CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin build $(PLUGINS) $(TEMPLATES) $(PROBES)
 
 test-rust: setup plugins
 	echo "== Rust tests"
@@ -106,6 +109,9 @@ test-plugins: plugins
 		if [ -f $$folder/Cargo.toml ]; then
 			echo "-- $$folder"
 			CARGO_TARGET_DIR=target/plugins $(CARGO) test --quiet --manifest-path $$folder/Cargo.toml
+		elif [ -f $$folder/src/plugin.c ]; then
+			echo "-- $$folder"
+			$$folder/src/lib/test $$folder
 		else
 			echo "-- $$folder"
 			npm --prefix $$folder test --silent

@@ -28,6 +28,7 @@ mod raw_frames;
 mod reload;
 mod rollout;
 mod rooms;
+mod scripts;
 mod secrecy;
 mod secrets;
 mod sites;

@@ -25,6 +25,7 @@ mod metrics;
 mod own_methods;
 mod plugins;
 mod raw_frames;
+mod reference;
 mod reload;
 mod rollout;
 mod rooms;

@@ -92,7 +92,8 @@ async fn what_is_wrong_with_a_script_is_said_at_load() {
         &["`init` says: no: {}"],
     )
     .await;
-    check_refused(&with_pass("export function selfTest() { return Promise.resolve('ready'); }"), "", &["a promise"]).await;
+    check_refused(&with_pass("export function selfTest() { return Promise.resolve('ready'); }"), "", &["a promise"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,7 +293,11 @@ async fn every_hook_and_every_interface_works_in_a_script() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_is_live_at_once_and_a_bad_one_changes_nothing() {
-    let says = |what: &str| format!("export const call = () => ({{ tag: \"reply\", val: {{ payload: {{ tag: \"text\", val: '{what}' }} }} }});");
+    let says = |what: &str| {
+        format!(
+            "export const call = () => ({{ tag: \"reply\", val: {{ payload: {{ tag: \"text\", val: '{what}' }} }} }});"
+        )
+    };
     let gateway = start(&says("1"), "", "").await;
     let mut client = gateway.client().await;
     let asked = async |client: &mut crate::support::TestClient| -> Value {

@@ -17,7 +17,10 @@ FUZZ_SECONDS ?= 120
 SEEDS ?= 10000
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
-PLUGINS := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+# Those that config.toml serves, and examples that it does not.
+SERVED := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
+PLUGINS := $(sort $(SERVED) $(wildcard plugins/c/m* plugins/typescript/*))
+TEMPLATES := $(wildcard plugins/templates/*)
 # Built for tests alone.
 PROBES := plugins/fixtures/probe
 
@@ -59,10 +62,10 @@ bench-cluster: setup
 	$(call npm,benches/peers/socketio) || echo "!!! npm failed: Socket.IO will be left out"
 	$(CARGO) bench --bench cluster
 
-## make fuzz     the codec and the plugin loader, two minutes each
+## make fuzz     all that reads what others write, two minutes each
 fuzz: setup
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
-	for target in codec plugin; do
+	for target in codec protobuf api bus config plugin; do
 		echo "== fuzzing $$target for $(FUZZ_SECONDS) s"
 		$(CARGO) +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
 	done
@@ -89,7 +92,7 @@ build:
 plugins: setup build
 	echo "== the example plugins"
 	# One folder for all: the standard library is then built once.
-	CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin build $(PLUGINS) $(PROBES)
+	CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin build $(PLUGINS) $(TEMPLATES) $(PROBES)
 
 test-rust: setup plugins
 	echo "== Rust tests"
@@ -106,6 +109,9 @@ test-plugins: plugins
 		if [ -f $$folder/Cargo.toml ]; then
 			echo "-- $$folder"
 			CARGO_TARGET_DIR=target/plugins $(CARGO) test --quiet --manifest-path $$folder/Cargo.toml
+		elif [ -f $$folder/src/plugin.c ]; then
+			echo "-- $$folder"
+			$$folder/src/lib/test $$folder
 		else
 			echo "-- $$folder"
 			npm --prefix $$folder test --silent

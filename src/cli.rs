@@ -55,7 +55,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
-    /// Build source folders, each into its `plugin.wasm`.
+    /// Build source folders, each into its `plugin.wasm` or `plugin.js`.
     Build {
         /// The folders; without any, those that the config names.
         folders: Vec<PathBuf>,

@@ -29,6 +29,7 @@ pub mod kv;
 mod lane;
 mod load;
 mod rollout;
+mod script;
 pub mod types;
 mod version;
 
@@ -87,6 +88,7 @@ struct Environment {
     clock: engine::Clock,
     metrics: Metrics,
     requests: http::Requests,
+    scripts: script::Scripts,
 }
 
 /// Makes plugins. One for the life of the process.
@@ -116,7 +118,15 @@ impl PluginHost {
     ) -> anyhow::Result<Self> {
         let (engine, clock) = engine::open(cache)?;
         let requests = http::Requests::default();
-        let environment = Environment { store, lookup, started: Instant::now(), clock, metrics, requests };
+        let environment = Environment {
+            store,
+            lookup,
+            started: Instant::now(),
+            clock,
+            metrics,
+            requests,
+            scripts: script::Scripts::default(),
+        };
         Ok(Self { engine, environment: Arc::new(environment), generations: Mutex::default() })
     }
 

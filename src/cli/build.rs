@@ -1,7 +1,8 @@
 //! `wayleave plugin build`: the right toolchain for a source folder.
 //!
-//! Whatever the language, a folder ends up with one `plugin.wasm`. A missing
-//! tool is named together with the command that installs it.
+//! Whatever the language, a folder ends up with one `plugin.wasm`, or with one
+//! `plugin.js`, which the gateway's own engine runs. A missing tool is named
+//! together with the command that installs it.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,8 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
+mod bindings;
+mod c;
 mod go;
 mod python;
 mod rust;
@@ -34,8 +37,8 @@ pub(super) fn main(folders: Vec<PathBuf>, config: &Path) -> ExitCode {
         let started = Instant::now();
         println!("building {}", folder.display());
         match build_if_stale(&folder) {
-            Ok(true) => println!("  plugin.wasm in {:.1} s", started.elapsed().as_secs_f64()),
-            Ok(false) => println!("  plugin.wasm is newer than its sources"),
+            Ok(true) => println!("  {} in {:.1} s", made(&folder), started.elapsed().as_secs_f64()),
+            Ok(false) => println!("  {} is newer than its sources", made(&folder)),
             Err(error) => {
                 eprintln!("{error:#}");
                 code = ExitCode::FAILURE;
@@ -45,7 +48,16 @@ pub(super) fn main(folders: Vec<PathBuf>, config: &Path) -> ExitCode {
     code
 }
 
-/// Builds one folder, unless its `plugin.wasm` is newer than every source.
+/// What a build leaves, and the gateway loads: a script is for its engine.
+const SCRIPT: &str = "plugin.js";
+const COMPONENT: &str = "plugin.wasm";
+
+/// The one that there is, a script first, as `PluginConfig::file` has it.
+fn made(folder: &Path) -> &'static str {
+    if folder.join(SCRIPT).is_file() { SCRIPT } else { COMPONENT }
+}
+
+/// Builds one folder, unless what it made is newer than every source.
 /// True: it was built.
 ///
 /// # Errors
@@ -57,9 +69,12 @@ pub(super) fn build_if_stale(folder: &Path) -> anyhow::Result<bool> {
     build(folder).map(|()| true)
 }
 
-/// True if there is no `plugin.wasm` that is newer than every source.
+/// True if nothing was made that is newer than every source.
 pub(super) fn is_stale(folder: &Path) -> bool {
-    let built = folder.join("plugin.wasm").metadata().and_then(|file| file.modified()).ok();
+    if language(folder).is_some_and(|language| language.build.is_none()) {
+        return false;
+    }
+    let built = folder.join(made(folder)).metadata().and_then(|file| file.modified()).ok();
     built.is_none() || built <= sources(folder).into_values().flatten().max()
 }
 
@@ -70,8 +85,13 @@ pub(super) fn is_stale(folder: &Path) -> bool {
 pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
     // What is saved from now on may not be in the build.
     let started = SystemTime::now();
-    build_by_kind(folder)?;
-    let built = File::options().append(true).open(folder.join("plugin.wasm"))?;
+    let Some(language) = language(folder) else {
+        let marks = LANGUAGES.iter().map(|Language { mark, name, .. }| format!("{mark} ({name})")).collect::<Vec<_>>();
+        bail!("`{}` is no plugin's source: there is none of {}", folder.display(), marks.join(", "))
+    };
+    let Some(build) = language.build else { return Ok(()) };
+    build(folder)?;
+    let built = File::options().append(true).open(folder.join(made(folder)))?;
     Ok(built.set_modified(started)?)
 }
 
@@ -89,17 +109,19 @@ pub(super) type SourceState = BTreeMap<PathBuf, Option<SystemTime>>;
 pub(super) fn is_source(path: &Path) -> bool {
     let made = path.components().any(|part| MADE.iter().any(|made| part.as_os_str() == *made));
     let wasm = path.extension().is_some_and(|extension| extension == "wasm" || extension == "part");
-    !made && !wasm
+    // Where it is a person's own there is nothing to build, and where it was
+    // made it is no source.
+    !made && !wasm && path != Path::new(SCRIPT)
 }
 
 /// The sources in a folder, through links too: the interfaces may be one.
 pub(super) fn sources(folder: &Path) -> SourceState {
     let mut files = SourceState::new();
     let mut folders = vec![(folder.to_owned(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
-        let Ok(entries) = folder.read_dir() else { continue };
-        for path in entries.flatten().filter(|entry| is_source(Path::new(&entry.file_name()))).map(|entry| entry.path())
-        {
+    while let Some((inner, depth)) = folders.pop() {
+        let Ok(entries) = inner.read_dir() else { continue };
+        let paths = entries.flatten().map(|entry| entry.path());
+        for path in paths.filter(|path| path.strip_prefix(folder).is_ok_and(is_source)) {
             match path.metadata() {
                 Ok(data) if data.is_dir() && depth < DEPTH_MAX => folders.push((path, depth + 1)),
                 Ok(data) if data.is_file() => {
@@ -116,22 +138,22 @@ pub(super) fn sources(folder: &Path) -> SourceState {
 struct Language {
     mark: &'static str,
     name: &'static str,
-    build: fn(&Path) -> anyhow::Result<()>,
+    /// None: there is nothing to build.
+    build: Option<fn(&Path) -> anyhow::Result<()>>,
 }
 
 const LANGUAGES: &[Language] = &[
-    Language { mark: "Cargo.toml", name: "Rust", build: rust::build },
-    Language { mark: "package.json", name: "JavaScript, TypeScript", build: script::build },
-    Language { mark: "pyproject.toml", name: "Python", build: python::build },
-    Language { mark: "go.mod", name: "Go", build: go::build },
+    Language { mark: "Cargo.toml", name: "Rust", build: Some(rust::build) },
+    Language { mark: "package.json", name: "JavaScript, TypeScript", build: Some(script::build) },
+    Language { mark: "pyproject.toml", name: "Python", build: Some(python::build) },
+    Language { mark: "go.mod", name: "Go", build: Some(go::build) },
+    // For the engine as it stands.
+    Language { mark: SCRIPT, name: "JavaScript", build: None },
+    Language { mark: "src/plugin.c", name: "C", build: Some(c::build) },
 ];
 
-fn build_by_kind(folder: &Path) -> anyhow::Result<()> {
-    if let Some(language) = LANGUAGES.iter().find(|language| folder.join(language.mark).is_file()) {
-        return (language.build)(folder);
-    }
-    let marks = LANGUAGES.iter().map(|Language { mark, name, .. }| format!("{mark} ({name})")).collect::<Vec<_>>();
-    bail!("`{}` is no plugin's source: there is none of {}", folder.display(), marks.join(", "))
+fn language(folder: &Path) -> Option<&'static Language> {
+    LANGUAGES.iter().find(|language| folder.join(language.mark).is_file())
 }
 
 /// Runs a command in a folder; its words are the error if it fails.

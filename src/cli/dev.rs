@@ -60,8 +60,8 @@ fn sources(config: &Config) -> BTreeMap<String, PathBuf> {
     sources.map(|plugin| (plugin.name.clone(), plugin.path.clone())).collect()
 }
 
-/// Rebuilds what has changed, for ever. A build replaces `plugin.wasm`, which
-/// the gateway's own watcher sees.
+/// Rebuilds what has changed, for ever. A build replaces `plugin.wasm` or
+/// `plugin.js`, which the gateway's own watcher sees.
 async fn watch(reloader: Arc<Reloader>) {
     let mut watcher = match Watcher::new() {
         Ok(watcher) => watcher,

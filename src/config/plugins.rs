@@ -1,6 +1,7 @@
 //! The plugins of the file.
 
 use std::{
+    ffi::OsStr,
     collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
@@ -8,7 +9,7 @@ use std::{
 
 use super::{Network, OriginRule, Secret, rates::read_networks, read::Table, secs};
 use crate::{
-    auth::fetch::check_authorities,
+    dial::check_authorities,
     plugin::{Grant, Hook, Policy},
 };
 
@@ -17,7 +18,7 @@ use crate::{
 pub struct PluginConfig {
     /// How rooms, logs and metrics call it.
     pub name: String,
-    /// A source folder, or a `.wasm` or `.wat` file; absolute.
+    /// A source folder, or a `.wasm`, `.wat` or `.js` file; absolute.
     pub path: PathBuf,
     /// Handed to the plugin's `init` as JSON.
     pub settings: serde_json::Value,
@@ -99,16 +100,22 @@ pub struct HttpConfig {
 }
 
 impl PluginConfig {
-    /// The file to load: the path itself, or `plugin.wasm` in a source folder.
+    /// The file to load: the path itself, or in a source folder `plugin.js`,
+    /// or `plugin.wasm` if there is none.
     #[must_use]
     pub fn file(&self) -> PathBuf {
-        if self.is_source() { self.path.join("plugin.wasm") } else { self.path.clone() }
+        if !self.is_source() {
+            return self.path.clone();
+        }
+        let script = self.path.join("plugin.js");
+        if script.is_file() { script } else { self.path.join("plugin.wasm") }
     }
 
     /// True if the path is a source folder that can be built.
     #[must_use]
     pub fn is_source(&self) -> bool {
-        !self.path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat")
+        let is_file = |extension: &OsStr| ["wasm", "wat", "js", "mjs"].iter().any(|known| extension == *known);
+        !self.path.extension().is_some_and(is_file)
     }
 }
 

@@ -12,6 +12,7 @@ use wasmtime::{Store, Trap, component::InstancePre};
 use super::{
     Environment, engine,
     host::{HostState, Shared, TooManyHostCalls},
+    script::{Script, ScriptError},
     types::FailureKind,
     version::{BadAnswer, Hooks, Indices},
 };
@@ -23,6 +24,8 @@ pub(super) struct Program {
     pub(super) config: PluginConfig,
     pub(super) pre: InstancePre<HostState>,
     pub(super) indices: Box<dyn Indices>,
+    /// What the engine is to run, if the component is that.
+    pub(super) script: Option<Script>,
     /// The settings as JSON.
     pub(super) settings: String,
     pub(super) environment: Arc<Environment>,
@@ -43,13 +46,12 @@ impl Guest {
     /// A fresh one, after its `init`.
     pub(super) fn start(program: &Program) -> Result<Self, GuestError> {
         let config = &program.config;
-        let state = HostState::new(&program.name, config, &program.environment, &program.shared);
-        let mut store = Store::new(program.pre.engine(), state);
-        store.limiter(|state| &mut state.limits);
-        store.set_hostcall_fuel(config.answer_size);
-        arm(&mut store, config.init_timeout, config.host_calls);
+        let mut store = store(&program.name, &program.pre, config, &program.environment, &program.shared);
         let start = |store: &mut Store<HostState>| {
             let instance = program.pre.instantiate(&mut *store)?;
+            if let Some(script) = &program.script {
+                script.load(store, &instance)?.map_err(wasmtime::Error::msg)?;
+            }
             let functions = program.indices.load(store, &instance)?;
             let ready = functions.init(store, &program.settings)?;
             Ok((functions, ready))
@@ -62,6 +64,26 @@ impl Guest {
                 let (kind, reason) = explain(&error, &store, config.init_timeout);
                 Err((kind, format!("a guest does not start: {reason}")))
             }
+        }
+    }
+
+    /// Runs a script for the first time, to learn which hooks it has.
+    pub(super) fn hooks_of(
+        script: &Script,
+        pre: &InstancePre<HostState>,
+        config: &PluginConfig,
+        environment: &Environment,
+    ) -> Result<Vec<String>, String> {
+        let shared = Shared::new(config, environment)?;
+        let mut store = store(&config.name.as_str().into(), pre, config, environment, &shared);
+        let _ticking = environment.clock.run();
+        let loaded = guard(|| {
+            let instance = pre.instantiate(&mut store)?;
+            script.load(&mut store, &instance)
+        });
+        match loaded {
+            Ok(hooks) => hooks,
+            Err(error) => Err(explain(&error, &store, config.init_timeout).1),
         }
     }
 
@@ -95,6 +117,21 @@ impl Guest {
     }
 }
 
+/// Bounded as the config says, and armed for the first call.
+fn store(
+    name: &Arc<str>,
+    pre: &InstancePre<HostState>,
+    config: &PluginConfig,
+    environment: &Environment,
+    shared: &Shared,
+) -> Store<HostState> {
+    let mut store = Store::new(pre.engine(), HostState::new(name, config, environment, shared));
+    store.limiter(|state| &mut state.limits);
+    store.set_hostcall_fuel(config.answer_size);
+    arm(&mut store, config.init_timeout, config.host_calls);
+    store
+}
+
 fn arm(store: &mut Store<HostState>, timeout: Duration, host_calls: u64) {
     store.set_epoch_deadline(engine::ticks(timeout));
     let state = store.data_mut();
@@ -123,6 +160,9 @@ fn explain(error: &wasmtime::Error, store: &Store<HostState>, timeout: Duration)
     }
     if store.data().limits.refused {
         return (FailureKind::Memory, format!("it wanted more memory than it may have{}", config_says("memory")));
+    }
+    if let Some(script) = error.downcast_ref::<ScriptError>() {
+        return (script.kind, script.to_string());
     }
     let text = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
     if text.contains("hostcall fuel") || text.contains("fuel allocated for hostcalls") {

@@ -5,15 +5,16 @@ use std::{fs::File, io::Read, path::Path, sync::Arc};
 
 use wasmtime::{
     Engine,
-    component::{Component, Linker},
+    component::{Component, InstancePre, Linker},
 };
 
 use super::{
     Environment, core,
     guest::{Guest, Program},
-    host::Shared,
+    host::{HostState, Shared},
+    script::{self, Script},
     types::{Grant, Hook},
-    version::{self, VERSIONS, Version},
+    version::{self, Indices, VERSIONS, Version},
 };
 use crate::config::PluginConfig;
 
@@ -83,19 +84,11 @@ fn try_compile(
     source: &Source,
     environment: &Arc<Environment>,
 ) -> Result<(Program, Guest), String> {
-    let (bytes, was_core) = componentize(&source.bytes, &config.file())?;
-    let component =
-        Component::from_binary(engine, &bytes).map_err(|error| format!("it does not compile: {}", chain(&error)))?;
-    check_imports(engine, &component, &config.grants)?;
-    let (version, exported) = check_exports(engine, &component)?;
-    let mut linker = Linker::new(engine);
-    // Of all versions: what it was linked from may be older than its hooks.
-    for version in VERSIONS {
-        (version.link)(&mut linker, &config.grants).map_err(|error| chain(&error))?;
-    }
-    let pre = linker.instantiate_pre(&component).map_err(|error| format!("it does not link: {}", chain(&error)))?;
-    let indices = (version.indices)(&pre, &|interface| exported.iter().any(|name| name == interface))
-        .map_err(|error| format!("its exports do not fit: {}", chain(&error)))?;
+    let Linked { pre, indices, script, was_core } = if script::is_script(&config.file()) {
+        link_script(engine, config, source, environment)?
+    } else {
+        link_component(engine, config, source)?
+    };
     if indices.hooks().is_empty() {
         let names: Vec<_> = Hook::ALL.iter().map(|hook| hook.interface()).collect();
         let mut text = format!("it has no hook; a plugin exports some of {}", names.join(", "));
@@ -118,6 +111,7 @@ fn try_compile(
         config: config.clone(),
         pre,
         indices,
+        script,
         settings: config.settings.to_string(),
         environment: Arc::clone(environment),
         shared: Shared::new(config, environment)?,
@@ -125,6 +119,55 @@ fn try_compile(
     let mut guest = Guest::start(&program).map_err(|(_, reason)| reason)?;
     guest.self_test(&program).map_err(|(_, reason)| reason)?;
     Ok((program, guest))
+}
+
+/// What can be instantiated.
+struct Linked {
+    pre: InstancePre<HostState>,
+    indices: Box<dyn Indices>,
+    script: Option<Script>,
+    was_core: bool,
+}
+
+fn link_component(engine: &Engine, config: &PluginConfig, source: &Source) -> Result<Linked, String> {
+    let (bytes, was_core) = componentize(&source.bytes, &config.file())?;
+    let component =
+        Component::from_binary(engine, &bytes).map_err(|error| format!("it does not compile: {}", chain(&error)))?;
+    check_imports(engine, &component, &config.grants)?;
+    let (version, exported) = check_exports(engine, &component)?;
+    let linker = linker(engine, &config.grants)?;
+    let pre = linker.instantiate_pre(&component).map_err(|error| format!("it does not link: {}", chain(&error)))?;
+    let indices = (version.indices)(&pre, &|interface| exported.iter().any(|name| name == interface))
+        .map_err(|error| format!("its exports do not fit: {}", chain(&error)))?;
+    Ok(Linked { pre, indices, script: None, was_core })
+}
+
+/// The hooks of a script are known once it has run, so it does here.
+fn link_script(
+    engine: &Engine,
+    config: &PluginConfig,
+    source: &Source,
+    environment: &Arc<Environment>,
+) -> Result<Linked, String> {
+    let component = environment.scripts.engine(engine)?;
+    let mut linker = linker(engine, &config.grants)?;
+    script::link(&mut linker, component).map_err(|error| chain(&error))?;
+    let pre = linker.instantiate_pre(component).map_err(|error| format!("it does not link: {}", chain(&error)))?;
+    let script = Script::new(&config.file(), &source.bytes, &config.grants, &pre)?;
+    let exported = Guest::hooks_of(&script, &pre, config, environment)?;
+    let version = version::find("the JavaScript engine", script::VERSION)?;
+    let indices = (version.indices)(&pre, &|interface| exported.iter().any(|name| name == interface))
+        .map_err(|error| format!("the JavaScript engine does not fit: {}", chain(&error)))?;
+    Ok(Linked { pre, indices, script: Some(script), was_core: false })
+}
+
+fn linker(engine: &Engine, grants: &[Grant]) -> Result<Linker<HostState>, String> {
+    let mut linker = Linker::new(engine);
+    // Of all versions: what it was linked from may be older than its hooks.
+    for version in VERSIONS {
+        (version.link)(&mut linker, grants).map_err(|error| chain(&error))?;
+    }
+    Ok(linker)
 }
 
 /// A period without the hook, or the hook without one, would never be asked and

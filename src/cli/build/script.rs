@@ -1,10 +1,11 @@
-//! JavaScript and TypeScript: the `build` script of the folder's package.json.
+//! JavaScript and TypeScript with packages: the `build` script of the folder's
+//! package.json. It leaves a script for the gateway's engine, or a component.
 
 use std::{path::Path, process::Command};
 
 use anyhow::ensure;
 
-use super::run;
+use super::{COMPONENT, SCRIPT, run};
 
 pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
     let install = "your system's package manager, or https://nodejs.org";
@@ -14,7 +15,7 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
         run(Command::new("npm").current_dir(folder).args([how, "--no-audit", "--no-fund"]), install)?;
     }
     run(Command::new("npm").current_dir(folder).args(["run", "--silent", "build"]), install)?;
-    let built = folder.join("plugin.wasm");
-    ensure!(built.is_file(), "`npm run build` left no `plugin.wasm` in `{}`", folder.display());
+    let built = [SCRIPT, COMPONENT].iter().any(|file| folder.join(file).is_file());
+    ensure!(built, "`npm run build` left neither `{SCRIPT}` nor `{COMPONENT}` in `{}`", folder.display());
     Ok(())
 }

@@ -13,6 +13,8 @@ export class Censor {
    * be shorter, but it would try each of them at every place of a message.
    */
   private readonly listed = new Map<string, string[]>();
+  /** What it matches holds nothing that is listed; most messages are such. */
+  private readonly clean: RegExp;
 
   constructor(words: string[]) {
     // The longest first, so that of `bad` and `bad word` the phrase counts.
@@ -24,6 +26,7 @@ export class Censor {
       const key = fold(first);
       this.listed.set(key, [...(this.listed.get(key) ?? []), text]);
     }
+    this.clean = clean(words);
   }
 
   /**
@@ -33,8 +36,10 @@ export class Censor {
    * large numbers. Throws NotUnicode.
    */
   maskJson(json: string): string | undefined {
-    // Nearly all messages are clean, and this tells most of them without
-    // decoding anything. With an escape, which may stand for a letter, it cannot.
+    // Nearly all messages are clean, and this tells most of them at once. The
+    // next does so for other scripts, or where a word is part of another.
+    if (this.clean.test(json)) return undefined;
+    // With an escape, which may stand for a letter, only decoding tells.
     if (!json.includes("\\") && !json.match(WORD)?.some((word) => this.listed.has(fold(word)))) {
       return undefined;
     }
@@ -66,6 +71,26 @@ export class Censor {
     }
     return copied === 0 ? undefined : masked + text.slice(copied);
   }
+}
+
+/** Lists longer than this are looked up word by word, not matched. */
+const MATCHED_MAX = 32;
+
+/**
+ * Matches texts of ASCII without escapes where no listed word begins. Written
+ * for speed: a run of characters that begin no word is skipped as one, and case
+ * is spelled out, since the flag `i` costs three times as much.
+ */
+function clean(words: string[]): RegExp {
+  // Never matches: each message is looked at word by word.
+  if (words.length === 0 || words.length > MATCHED_MAX) return /[]/;
+  const either = (c: string) => `[${c.toLowerCase()}${c.toUpperCase()}]`;
+  // The rest of a text, its other characters left out, is not needed to suspect it.
+  const starts = words.map((text) => /^[a-z0-9]+/i.exec(text)?.[0] ?? "").filter((start) => start !== "");
+  const firsts = [...new Set(starts.map((start) => start[0]!.toLowerCase() + start[0]!.toUpperCase()))].join("");
+  const rests = [...new Set(starts.map((start) => [...start.slice(1)].map(either).join("")))].join("|");
+  const skipped = `[^${firsts}\\\\\x80-\uffff]*`;
+  return new RegExp(firsts === "" ? `^${skipped}$` : `^${skipped}(?:[${firsts}](?!${rests})${skipped})*$`);
 }
 
 /** Whether `listed` stands there, and ends where a word may end. */

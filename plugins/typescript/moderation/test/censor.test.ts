@@ -66,3 +66,14 @@ test("mistakes in the settings are named", () => {
   assert.throws(() => parseSettings('{"words":[],"action":"hide"}'), /`action`/);
   assert.throws(() => parseSettings('{"words":[],"word":[]}'), /unknown key `word`/);
 });
+
+test("a list of any kind finds what it lists", () => {
+  const many = Array.from({ length: 40 }, (_, i) => `word${i}`);
+  checkMasked(many, '"a Word7 and word39."', '"a ***** and ******."');
+  checkMasked(["a"], '"A b"', '"* b"');
+  checkMasked(["käse", "b"], '"Käse b"', '"**** *"');
+  checkMasked(["kelvin"], '"\u212Aelvin"', '"******"');
+  checkMasked(["das ß"], '"DAS ß"', '"*****"');
+  checkClean(["hello-all"], '"hello there"');
+  checkClean([], '"hello"');
+});

@@ -1,0 +1,1 @@
+//! See Cargo.toml: there is nothing to build here.

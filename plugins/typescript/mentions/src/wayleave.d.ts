@@ -1,0 +1,1 @@
+../../../engines/javascript/wayleave.d.ts

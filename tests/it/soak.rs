@@ -48,7 +48,7 @@ fn a_guest_in_go_keeps_its_memory() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     // One guest for all calls, and nothing of the machine's other work in it.
     let text = "[[plugins]]\nname = \"moderation\"\npath = \"plugins/go/moderation\"\ngrants = [\"log\"]\n\
-                memory = \"32MiB\"\nrecycle_after = 1000000000\ntimeout = \"10s\"\nlog_rate = 0\n\
+                memory = \"32MiB\"\nrecycle_after = 1000000000\ntimeout = \"10s\"\nlog_rate = \"0B\"\n\
                 [plugins.settings]\nwords = [\"darn\"]";
     let config = Config::parse(text, root, &Default::default()).unwrap();
     let host = PluginHost::open(None, Arc::new(MemoryStore::default()), Arc::new(Nobody), Metrics::new()).unwrap();

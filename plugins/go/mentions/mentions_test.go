@@ -31,14 +31,14 @@ func TestThereIsALimit(t *testing.T) {
 }
 
 func TestOnlyTheNamedStringFieldCounts(t *testing.T) {
-	for _, text := range []string{`{"text":"a\n@b"}`, `{"text":"\ufffd\\\ufffd�"}`} {
+	for _, text := range []string{`{"text":"a\n@b"}`, `{"text":"\ufffd\\\ufffd�"}`, `{"text":"\ud83d\ude00\\ud800"}`} {
 		if _, ok := field(text, "text"); !ok {
 			t.Error(text)
 		}
 	}
 	for _, text := range []string{
 		`{"text":7}`, `{"text":null}`, `{"body":"@b"}`, `["@b"]`, `"@b"`, `{"Text":"@b"}`,
-		`{"text":"\ud800 @b"}`, `{"text":"\\ufffd\ud800 @b"}`,
+		`{"text":"\ud800 @b"}`, `{"text":"\\ufffd\ud800 @b"}`, `{"text":"@b","\udc00":1}`,
 	} {
 		if found, ok := field(text, "text"); ok {
 			t.Errorf("%s: %q", text, found)

@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -19,6 +21,11 @@ func mayConcern(text string) bool {
 
 // field is the string that `text`, an object, has in `name`.
 func field(text, name string) (string, bool) {
+	// Valid as JSON, but nobody can read or send it; the library would put
+	// something else in its place.
+	if hasHalfPair(text) {
+		return "", false
+	}
 	var table map[string]json.RawMessage
 	if json.Unmarshal([]byte(text), &table) != nil {
 		return "", false
@@ -27,22 +34,34 @@ func field(text, name string) (string, bool) {
 	if json.Unmarshal(table[name], &found) != nil || found == nil {
 		return "", false
 	}
-	// Half a surrogate pair is valid as JSON, but nobody can read or send it; the
-	// library puts this character in its place.
-	if strings.ContainsRune(*found, utf8.RuneError) && hasHalfPair(table[name]) {
-		return "", false
-	}
 	return *found, true
 }
 
-// hasHalfPair says whether a string literal of JSON has half a surrogate pair:
-// whether less of this character is in it, one way or the other, than was read.
-func hasHalfPair(literal []byte) bool {
-	var read string
-	json.Unmarshal(literal, &read)
-	written := strings.ReplaceAll(string(literal), `\\`, "")
-	meant := strings.Count(written, string(utf8.RuneError)) + strings.Count(strings.ToLower(written), `\ufffd`)
-	return strings.Count(read, string(utf8.RuneError)) > meant
+// hasHalfPair says whether half of a surrogate pair is written in the JSON.
+func hasHalfPair(text string) bool {
+	for {
+		_, escape, found := strings.Cut(text, `\`)
+		if !found {
+			return false
+		}
+		if escape[0] != 'u' {
+			text = escape[1:]
+			continue
+		}
+		text = escape[5:]
+		if r := unit(escape[1:]); utf16.IsSurrogate(r) {
+			next, ok := strings.CutPrefix(text, `\u`)
+			if !ok || utf16.DecodeRune(r, unit(next)) == utf8.RuneError {
+				return true
+			}
+			text = next[4:]
+		}
+	}
+}
+
+func unit(digits string) rune {
+	unit, _ := strconv.ParseUint(digits[:4], 16, 16)
+	return rune(unit)
 }
 
 // announcement is what is to be announced, if that is what `text` wants.

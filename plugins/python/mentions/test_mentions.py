@@ -23,7 +23,9 @@ class WhatPeopleWrite(unittest.TestCase):
 
     def test_only_the_named_string_field_counts(self):
         self.assertEqual(field(r'{"text":"a\n@b"}', "text"), "a\n@b")
-        for text in ('{"text":7}', '{"body":"@b"}', '["@b"]', '"@b"', r'{"text":"\ud800 @b"}'):
+        self.assertEqual(field(r'{"text":"\ud83d\ude00\\ud800"}', "text"), "😀\\ud800")
+        nothing = ('{"text":7}', '{"body":"@b"}', '["@b"]', '"@b"')
+        for text in (*nothing, r'{"text":"\ud800 @b"}', r'{"text":"@b","\udc00":1}'):
             self.assertIsNone(field(text, "text"), text)
 
     def test_an_announcement_begins_with_the_command(self):

@@ -18,8 +18,8 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
     command
         .current_dir(folder)
         .envs([("GOOS", "wasip1"), ("GOARCH", "wasm"), ("CGO_ENABLED", "0")])
-        // A library, not a program that ends: the hooks are called after `main`
-        // was not. Names of functions stay for what a panic says.
+        // A library: nobody calls `main`, and it lives on from hook to hook. The
+        // names of functions stay, for what a panic says.
         .args(["build", "-buildmode=c-shared", "-ldflags=-s -w", "-trimpath", "-o", "target/plugin.wasm", "."]);
     run(&mut command, INSTALL)?;
     let module = std::fs::read(&linked)?;

@@ -27,6 +27,11 @@ const VERSIONS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The numbers of the versions.
+pub(super) fn versions() -> impl Iterator<Item = &'static str> {
+    VERSIONS.iter().map(|(number, _)| *number)
+}
+
 /// Adds to a module the type that follows from the names of its imports and
 /// exports.
 ///
@@ -66,7 +71,7 @@ impl Names {
 
 fn resolve(version: &str, text: &str) -> anyhow::Result<(Resolve, WorldId)> {
     let Some((_, files)) = VERSIONS.iter().find(|(number, _)| *number == version) else {
-        let known: Vec<_> = VERSIONS.iter().map(|(number, _)| *number).collect();
+        let known: Vec<_> = versions().collect();
         bail!("it speaks version `{version}` of the plugin interface; this program knows {}", known.join(", "));
     };
     let mut resolve = Resolve::default();

@@ -167,3 +167,13 @@ func putAction(wanted wayleave.Action) action {
 
 // Actions puts a list of them.
 func Actions(list []wayleave.Action) Span { return Put(list, putAction) }
+
+// What these take in memory by the component model; a mistake does not compile.
+var (
+	_ [32]byte = [unsafe.Sizeof(Client{})]byte{}
+	_ [36]byte = [unsafe.Sizeof(Message{})]byte{}
+	_ [16]byte = [unsafe.Sizeof(Optional{})]byte{}
+	_ [16]byte = [unsafe.Sizeof(Refusal{})]byte{}
+	_ [40]byte = [unsafe.Sizeof(Delivery{})]byte{}
+	_ [44]byte = [unsafe.Sizeof(action{})]byte{}
+)

@@ -1,8 +1,8 @@
 //! The plugins of the file.
 
 use std::{
-    ffi::OsStr,
     collections::BTreeMap,
+    ffi::OsStr,
     path::{Path, PathBuf},
     time::Duration,
 };

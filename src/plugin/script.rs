@@ -73,7 +73,8 @@ fn compile(engine: &Engine) -> Result<Component, String> {
             .into());
     }
     let component = encode().map_err(|error| format!("the JavaScript engine is no component: {error:#}"))?;
-    Component::from_binary(engine, &component).map_err(|error| format!("the JavaScript engine does not compile: {error:#}"))
+    Component::from_binary(engine, &component)
+        .map_err(|error| format!("the JavaScript engine does not compile: {error:#}"))
 }
 
 fn encode() -> anyhow::Result<Vec<u8>> {
@@ -83,7 +84,8 @@ fn encode() -> anyhow::Result<Vec<u8>> {
         sources.push_str(file, *text);
     }
     let parse = |sources: SourceMap| sources.parse().map_err(|(_, error)| anyhow::anyhow!("{error:?}"));
-    let mut push = |sources| anyhow::Ok(resolve.push_group(parse(sources)?).map_err(|error| anyhow::anyhow!("{error:?}"))?);
+    let mut push =
+        |sources| anyhow::Ok(resolve.push_group(parse(sources)?).map_err(|error| anyhow::anyhow!("{error:?}"))?);
     push(sources)?;
     let mut own = SourceMap::default();
     own.push_str("world.wit", SCRIPT_WIT);
@@ -118,7 +120,8 @@ impl Script {
     ) -> Result<Self, String> {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let source = std::str::from_utf8(source).map_err(|error| format!("`{name}` is not UTF-8: {error}"))?;
-        let indices = GuestIndices::new(pre).map_err(|error| format!("the JavaScript engine does not fit: {error:#}"))?;
+        let indices =
+            GuestIndices::new(pre).map_err(|error| format!("the JavaScript engine does not fit: {error:#}"))?;
         Ok(Self { name, source: source.into(), grants: grants.iter().map(|grant| grant.name()).collect(), indices })
     }
 

@@ -26,7 +26,7 @@ struct Compiler {
 
 impl Compiler {
     fn new(program: impl Into<OsString>, arguments: &[&str]) -> Self {
-        Self { program: program.into(), arguments: arguments.iter().map(ToString::to_string).collect() }
+        Self { program: program.into(), arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect() }
     }
 
     fn command(&self) -> Command {

@@ -7,6 +7,9 @@ SHELL := bash
 .ONESHELL:
 .SILENT:
 
+# What tests/setup installs for plugins in Python and Go.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := target/venv
@@ -59,10 +62,10 @@ bench-cluster: setup
 	$(call npm,benches/peers/socketio) || echo "!!! npm failed: Socket.IO will be left out"
 	$(CARGO) bench --bench cluster
 
-## make fuzz     the codec and the plugin loader, two minutes each
+## make fuzz     all that reads what others write, two minutes each
 fuzz: setup
 	$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
-	for target in codec plugin; do
+	for target in codec protobuf api bus config plugin; do
 		echo "== fuzzing $$target for $(FUZZ_SECONDS) s"
 		$(CARGO) +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1
 	done

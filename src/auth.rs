@@ -48,6 +48,12 @@ pub struct TokenId {
     pub issued_at: u64,
 }
 
+impl TokenId {
+    /// Of what a server has granted by itself: younger than any token that is
+    /// taken back.
+    pub(crate) const NONE: Self = Self { jti: None, issued_at: u64::MAX };
+}
+
 /// A room that a token grants.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sub {

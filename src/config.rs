@@ -160,7 +160,7 @@ impl Config {
         let limits = Limits::read(root.section("limits"));
         let metrics = MetricsConfig::read(root.section("metrics"));
         let log = LogConfig::read(root.section("log"));
-        let tracing = TracingConfig::read(root.section("tracing"));
+        let tracing = TracingConfig::read(root.section("tracing"), folder);
         let drain = DrainConfig::read(root.section("drain"));
         let plugins = plugins::read_plugins(root, folder);
         let names: Vec<&str> = plugins.iter().map(|plugin| plugin.name.as_str()).collect();

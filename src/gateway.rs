@@ -107,7 +107,8 @@ impl Gateway {
             .await
             .context("loading plugins panicked")??;
         let server = generation.config.server.clone();
-        let traced = (generation.config.tracing.clone(), generation.config.tracing.otlp.clone());
+        let tracing = generation.config.tracing.clone();
+        let collector = traces::Collector::new(&tracing)?;
         let listener =
             TcpListener::bind(server.listen).await.with_context(|| format!("cannot listen on {}", server.listen))?;
         let address = listener.local_addr()?;
@@ -126,10 +127,10 @@ impl Gateway {
             tasks.spawn(Arc::clone(&router).watch_registrations(Arc::clone(cluster), stop.clone()));
             tasks.spawn(Arc::clone(&router).watch_revocations(Arc::clone(cluster), end.clone()));
         }
-        if let (tracing, Some(url)) = traced {
+        if let Some(collector) = collector {
             let (tracer, spans) = Tracer::new(&tracing, router.metrics.clone());
             router.trace_with(tracer);
-            tasks.spawn(traces::export(url, boot.to_string(), spans, router.metrics.clone(), end.clone()));
+            tasks.spawn(traces::export(collector, boot.to_string(), spans, router.metrics.clone(), end.clone()));
         }
         tasks.spawn(Arc::clone(&router).watch_admissions(stop.clone()));
         tasks.spawn(Arc::clone(&router).sweep());

@@ -16,6 +16,7 @@ pub mod auth;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+mod dial;
 pub mod gateway;
 pub mod generation;
 pub mod http;

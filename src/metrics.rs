@@ -77,7 +77,8 @@ struct PluginLabel {
 }
 
 /// Bytes of this process's clients, once their connections are theirs: their
-/// WebSocket frames, without what TLS and the handshake add.
+/// WebSocket frames or what takes their place in bodies of HTTP, without what
+/// TLS, the handshake and heads add.
 pub static TRAFFIC: Traffic = Traffic { received: Total::new(), sent: Total::new() };
 
 /// See [`TRAFFIC`].

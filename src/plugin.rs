@@ -20,6 +20,7 @@ use prometheus_client::metrics::counter::Counter;
 
 mod breaker;
 mod call;
+pub(crate) mod core;
 mod engine;
 mod guest;
 mod host;

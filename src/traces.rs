@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 
 mod export;
 
-pub use self::export::export;
+pub use self::export::{Collector, export};
 use crate::{config::TracingConfig, metrics::Metrics};
 
 /// Spans that may wait for the collector; more are dropped and counted.
@@ -194,7 +194,7 @@ mod tests {
 
     fn tracer(sample: f64, names: bool) -> (Arc<Tracer>, mpsc::Receiver<Finished>) {
         let otlp = "http://127.0.0.1:4318".to_owned();
-        Tracer::new(&TracingConfig { otlp: Some(otlp), sample, names }, Metrics::new())
+        Tracer::new(&TracingConfig { otlp: Some(otlp), authorities: None, sample, names }, Metrics::new())
     }
 
     #[test]

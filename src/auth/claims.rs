@@ -8,7 +8,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{BadToken, Sub, TokenId};
-use crate::{config::Jwt, protocol::one_line};
+use crate::{
+    config::{JoinLeave, Jwt, Recovery, RoomConfig},
+    protocol::one_line,
+};
 
 /// Later than this no clock shows: the last number that JSON keeps exactly.
 const TIME_MAX: u64 = 1 << 53;
@@ -149,7 +152,8 @@ impl Overrides {
     }
 
     /// True if the rest says what a room's entry says anyway.
-    pub(crate) fn fits(&self, tells: bool, recovers: bool) -> bool {
+    pub(crate) fn fits(&self, entry: &RoomConfig) -> bool {
+        let (tells, recovers) = (entry.join_leave != JoinLeave::Off, entry.recovery != Recovery::Off);
         let same = |switch: Option<Switch>, is: bool| switch.is_none_or(|switch| switch.value == is);
         same(self.join_leave, tells)
             && same(self.force_push_join_leave, tells)

@@ -1,20 +1,15 @@
 //! One GET: no redirects, no more bytes than a key set has, no proxy.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::TlsConnector;
 
-use crate::config::JwksUrl;
+use crate::{
+    config::JwksUrl,
+    dial::{Dialer, Io},
+};
 
 /// Bytes of a key set.
 const BODY_MAX: usize = 64 << 10;
@@ -39,45 +34,14 @@ pub(crate) fn check_url(url: &str) -> Result<Uri, String> {
     }
 }
 
-/// The certificates of a PEM text.
-///
-/// # Errors
-/// If there is none that can be read.
-pub(crate) fn check_authorities(pem: &str) -> Result<rustls::RootCertStore, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|error| format!("is not PEM: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("is not a certificate: {error}"))?;
-    }
-    if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
-}
-
 /// The text of a key set. The caller sees to it that it ends in time.
 pub(super) async fn get(place: &JwksUrl) -> Result<String, String> {
     let uri = check_url(&place.url)?;
-    let is_tls = uri.scheme_str() == Some("https");
-    let host = uri.host().unwrap_or_default();
-    let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let socket = TcpStream::connect((name.as_str(), port)).await.map_err(|error| format!("no connection: {error}"))?;
-    if !is_tls {
-        return exchange(socket, &uri).await;
-    }
-    let roots = match &place.authorities {
-        Some(pem) => check_authorities(pem)?,
-        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
-    };
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, socket).await;
-    exchange(tls.map_err(|error| format!("no TLS: {error}"))?, &uri).await
+    let dialer = Dialer::new(&uri, place.authorities.as_deref())?;
+    exchange(dialer.open().await?, &uri).await
 }
 
-async fn exchange(socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, uri: &Uri) -> Result<String, String> {
+async fn exchange(socket: Box<dyn Io>, uri: &Uri) -> Result<String, String> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::get(path)

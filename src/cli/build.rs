@@ -16,6 +16,8 @@ use anyhow::{Context, bail, ensure};
 
 mod bindings;
 mod c;
+mod go;
+mod python;
 mod rust;
 mod script;
 
@@ -94,7 +96,7 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Folders inside a plugin's that hold what tools make.
-const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".git"];
+const MADE: &[&str] = &["target", "node_modules", "dist", "build", ".venv", "__pycache__", ".git"];
 
 /// How deep sources are looked for; a link may lead in a circle.
 const DEPTH_MAX: usize = 8;
@@ -143,6 +145,8 @@ struct Language {
 const LANGUAGES: &[Language] = &[
     Language { mark: "Cargo.toml", name: "Rust", build: Some(rust::build) },
     Language { mark: "package.json", name: "JavaScript, TypeScript", build: Some(script::build) },
+    Language { mark: "pyproject.toml", name: "Python", build: Some(python::build) },
+    Language { mark: "go.mod", name: "Go", build: Some(go::build) },
     // For the engine as it stands.
     Language { mark: SCRIPT, name: "JavaScript", build: None },
     Language { mark: "src/plugin.c", name: "C", build: Some(c::build) },

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::{auth::fetch, config::Config};
+use crate::{config::Config, dial};
 
 /// The variable that a key of the server API is taken from.
 const KEY: &str = "WAYLEAVE_API_KEY";
@@ -88,7 +88,7 @@ impl Place {
             return Ok(Box::new(stream));
         }
         let roots = match &self.authorities {
-            Some(pem) => fetch::check_authorities(pem).map_err(anyhow::Error::msg).context("--ca")?,
+            Some(pem) => dial::check_authorities(pem).map_err(anyhow::Error::msg).context("--ca")?,
             None => rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() },
         };
         let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());

@@ -51,6 +51,8 @@ pub enum Body<'a> {
     Probe(u64),
     /// A client that has no socket of its own has said something elsewhere.
     Said(#[serde(borrow)] Said<'a>),
+    /// What became of that.
+    Heard(Heard),
 }
 
 /// What a client has said on another instance than holds its stream.
@@ -64,6 +66,18 @@ pub struct Said<'a> {
     /// The message.
     #[serde(borrow)]
     pub bytes: Cow<'a, [u8]>,
+    /// Repeated in the answer; 0: none is waited for.
+    #[serde(deserialize_with = "or_nothing")]
+    pub id: u64,
+}
+
+/// What became of something that a client has said elsewhere.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Heard {
+    /// As in [`Said`].
+    pub id: u64,
+    /// It was more than the client may have waiting.
+    pub is_too_much: bool,
 }
 
 /// A message in a room. Its name stands once more in each frame, since a
@@ -162,7 +176,7 @@ pub struct Order<'a> {
     #[serde(borrow)]
     pub what: What<'a>,
     /// How many actions of plugins have led to it.
-    #[serde(deserialize_with = "or_zero")]
+    #[serde(deserialize_with = "or_nothing")]
     pub depth: u8,
 }
 
@@ -175,8 +189,8 @@ impl Order<'_> {
 }
 
 /// A last field that instances of before do not send.
-fn or_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
-    Ok(u8::deserialize(deserializer).unwrap_or_default())
+fn or_nothing<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(T::deserialize(deserializer).unwrap_or_default())
 }
 
 /// What is to be done.
@@ -259,6 +273,17 @@ pub enum Question<'a> {
     Rollback,
     /// The instance is to end in order.
     Drain,
+    /// As [`Self::Do`], for a join on terms of its own.
+    Place(#[serde(borrow)] Deed<'a>, Terms),
+}
+
+/// What a server grants somebody in a room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// When it ends, in milliseconds since 1970; None: as the connection does.
+    pub until: Option<u64>,
+    /// Whether it may ask who is there; None: as the room says.
+    pub presence: Option<bool>,
 }
 
 /// Something to be done with connections of which somebody waits to hear that
@@ -519,6 +544,18 @@ mod tests {
         let bytes = order(2);
         assert_eq!(read(&bytes), ("user:a".to_owned(), 2));
         assert_eq!(read(&bytes[..bytes.len() - 1]), ("user:a".to_owned(), 0));
+    }
+
+    #[test]
+    fn what_was_said_before_waits_for_no_answer() {
+        let said = Said { session: "s".into(), is_binary: false, bytes: b"{}".as_slice().into(), id: 5 };
+        let bytes = Frame { origin: BootId(7), body: Body::Said(said) }.encode();
+        let read = |bytes: &[u8]| match decode(bytes).unwrap().0.body {
+            Body::Said(said) => (said.bytes.into_owned(), said.id),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(read(&bytes), (b"{}".to_vec(), 5));
+        assert_eq!(read(&bytes[..bytes.len() - 1]), (b"{}".to_vec(), 0));
     }
 
     #[test]

@@ -335,10 +335,11 @@ impl Cluster {
 
     /// True if there is such a run: among those that were seen last, or, as it
     /// may be new, among those that beat.
-    pub async fn finds(&self, boot: BootId) -> bool {
-        let beats =
-            async { self.beating().await.is_ok_and(|found| found.iter().any(|instance| instance.boot == boot)) };
-        self.alive().contains(&boot) || beats.await
+    ///
+    /// # Errors
+    /// If it was not seen and Redis does not answer.
+    pub async fn finds(&self, boot: BootId) -> Result<bool, BusError> {
+        Ok(self.alive().contains(&boot) || self.beating().await?.iter().any(|instance| instance.boot == boot))
     }
 
     /// The rooms that have members anywhere.

@@ -8,9 +8,12 @@ use std::{
 use jsonwebtoken::Algorithm;
 
 use super::{Secret, read::Table, secs};
-use crate::auth::{
-    self, Key,
-    keys::{self, ALGORITHMS},
+use crate::{
+    auth::{
+        self, Key,
+        keys::{self, ALGORITHMS},
+    },
+    dial,
 };
 
 /// `[auth]`: who may connect.
@@ -170,7 +173,7 @@ impl Jwt {
                 table.wrong("algorithms", reason);
             }
         }
-        let authorities = ca_file.as_ref().and_then(|path| read_authorities(&table, folder, path));
+        let authorities = ca_file.as_ref().and_then(|path| read_authorities(&table, "jwks_ca_file", folder, path));
         let mut files: Vec<PathBuf> = ca_file.iter().map(|path| folder.join(path)).collect();
         let shared = found.as_ref().filter(|_| is_secret).and_then(|given| given.text.clone());
         let mut unusable = Vec::new();
@@ -229,10 +232,11 @@ fn read_algorithms(table: &Table<'_>, names: &[String]) -> Vec<Algorithm> {
     names.iter().filter_map(find).collect()
 }
 
-fn read_authorities(table: &Table<'_>, folder: &Path, path: &str) -> Option<String> {
+/// PEM that is there and can be used; what is wrong is noted at the key.
+pub(super) fn read_authorities(table: &Table<'_>, key: &str, folder: &Path, path: &str) -> Option<String> {
     let read = std::fs::read_to_string(folder.join(path)).map_err(|error| format!("`{path}` cannot be read: {error}"));
-    let checked = read.and_then(|pem| auth::fetch::check_authorities(&pem).map(|_| pem));
-    checked.map_err(|reason| table.wrong("jwks_ca_file", reason)).ok()
+    let checked = read.and_then(|pem| dial::check_authorities(&pem).map(|_| pem));
+    checked.map_err(|reason| table.wrong(key, reason)).ok()
 }
 
 /// RFC 7518, section 3.2: a key of at least the size of the hash output.

@@ -9,7 +9,7 @@ use std::{
 
 use super::{Network, OriginRule, Secret, rates::read_networks, read::Table, secs};
 use crate::{
-    auth::fetch::check_authorities,
+    dial::check_authorities,
     plugin::{Grant, Hook, Policy},
 };
 

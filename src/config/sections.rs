@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
-    Network, OriginRule, Pattern, Rate, RateConfig, rates,
+    Network, OriginRule, Pattern, Rate, RateConfig,
+    auth::read_authorities,
+    rates,
     read::{Table, nearest},
     secs,
 };
@@ -430,6 +432,8 @@ impl LogConfig {
 pub struct TracingConfig {
     /// Where the collector listens; None: nothing is traced.
     pub otlp: Option<String>,
+    /// PEM: whom to trust there instead of public authorities.
+    pub authorities: Option<String>,
     /// Share of commands that are traced, 0 to 1.
     pub sample: f64,
     /// Names of rooms and users may be told.
@@ -437,16 +441,25 @@ pub struct TracingConfig {
 }
 
 impl TracingConfig {
-    pub(super) fn read(table: Table<'_>) -> Self {
+    pub(super) fn read(table: Table<'_>, folder: &Path) -> Self {
+        let ca_file = table.optional::<String>("ca_file");
         let tracing = Self {
             otlp: Some(table.or("otlp", String::new())).filter(|url| !url.is_empty()),
+            authorities: ca_file.as_ref().and_then(|path| read_authorities(&table, "ca_file", folder, path)),
             sample: table.or("sample", 0.01),
             names: table.or("names", false),
         };
         if let Some(url) = &tracing.otlp {
-            let url = url.parse::<http::Uri>().ok();
-            if !url.is_some_and(|url| url.scheme_str() == Some("http") && url.host().is_some()) {
-                table.wrong("otlp", r#"is not the URL of a collector; expected one such as "http://127.0.0.1:4318""#);
+            let scheme = match url.parse::<http::Uri>() {
+                Ok(url) if url.authority().is_none_or(|it| it.as_str().contains('@')) => None,
+                Ok(url) => url.scheme_str().map(str::to_owned),
+                Err(_) => None,
+            };
+            if !matches!(scheme.as_deref(), Some("http" | "https")) {
+                let text = r#"is not the URL of a collector; expected one such as "http://127.0.0.1:4318""#;
+                table.wrong("otlp", format!(r#"{text} or "https://collector.example:4318", without a password"#));
+            } else if scheme.as_deref() == Some("http") && ca_file.is_some() {
+                table.wrong("ca_file", "is for a collector behind https://, and `otlp` says http://");
             }
         }
         if !(0.0..=1.0).contains(&tracing.sample) {

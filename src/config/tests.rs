@@ -33,8 +33,14 @@ fn each_mistake_says_what_would_be_right() {
     check_mistake("[sever]\nlisten = \"x\"", "did you mean `server`?");
     check_mistake("[tls]\ncert = \"/nowhere/x\"", "tls.cert: `/nowhere/x` cannot be read");
     check_mistake("[tls]\n", "line 1: tls.key: this key is required: the path of a PEM file");
-    check_mistake("[tracing]\notlp = \"https://x\"", "tracing.otlp: is not the URL of a collector");
+    check_mistake("[tracing]\notlp = \"ftp://x\"", "tracing.otlp: is not the URL of a collector");
     check_mistake("[tracing]\notlp = \"127.0.0.1:4318\"", "\"http://127.0.0.1:4318\"");
+    check_mistake("[tracing]\notlp = \"https://me:secret@x\"", "without a password");
+    check_mistake(
+        "[tracing]\notlp = \"https://x\"\nca_file = \"none.pem\"",
+        "tracing.ca_file: `none.pem` cannot be read",
+    );
+    check_mistake("[tracing]\notlp = \"http://x\"\nca_file = \"Cargo.toml\"", "tracing.ca_file: ");
     check_mistake("[tracing]\nsample = 2", "2 is out of range; expected 0.0 to 1.0");
     check_mistake("[tracing]\nsample = \"all\"", "expected a number such as 0.01");
     check_mistake("[auth.jwt]\n", "line 1: auth.jwt.hmac_secret: this key is required");

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::{Open, Web, address_of, admit, origin};
 use crate::{
+    metrics::TRAFFIC,
     protocol::{Encoding, Incoming, Said},
     router::PassedIn,
     session,
@@ -73,10 +74,12 @@ fn message_size(web: &Web) -> usize {
 /// Why a request is not taken.
 type Refused = (StatusCode, &'static str);
 
-/// A body of at most `max` bytes.
+/// A body of at most `max` bytes. It is counted like a frame.
 async fn whole(body: Body, max: usize) -> Result<Bytes, Refused> {
     let text = "larger than `limits.message_size`, or it broke off\n";
-    to_bytes(body, max).await.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, text))
+    let bytes = to_bytes(body, max).await.map_err(|_| (StatusCode::PAYLOAD_TOO_LARGE, text))?;
+    TRAFFIC.received(bytes.len());
+    Ok(bytes)
 }
 
 fn text(bytes: Bytes) -> Result<Incoming, Refused> {
@@ -121,6 +124,8 @@ async fn events(
     let response = match cf_connect.len() > message_size(&web) {
         true => (StatusCode::PAYLOAD_TOO_LARGE, "larger than `limits.message_size`\n").into_response(),
         false => {
+            // It has no body; this is what would be in one.
+            TRAFFIC.received(cf_connect.len());
             let first = Incoming::Text(cf_connect.into());
             stream(&web, Encoding::CentrifugeEvents, "text/event-stream", first, &head)
         }
@@ -182,6 +187,10 @@ async fn said(State(web): State<Web>, request: Request<Body>) -> Response<Body> 
             PassedIn::Yes => StatusCode::NO_CONTENT.into_response(),
             PassedIn::NoInstance => (StatusCode::NOT_FOUND, "there is no such instance\n").into_response(),
             PassedIn::TooMuch => (StatusCode::TOO_MANY_REQUESTS, "more than is heard out\n").into_response(),
+            PassedIn::Unanswered => {
+                let text = "it is not known whether this was heard: the instance that has the stream does not answer\n";
+                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+            }
         })
     };
     let response = passed.await.unwrap_or_else(|refused: Refused| refused.into_response());

@@ -31,8 +31,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 
 use crate::{
-    auth::fetch::check_authorities,
     config::{HttpConfig, Network, Origin, OriginRule},
+    dial,
     metrics::GuestFigures,
 };
 
@@ -91,7 +91,7 @@ impl Requests {
     /// If no thread can be had, or the config's certificates cannot be read.
     pub(super) fn client(&self, config: &HttpConfig, figures: Arc<GuestFigures>) -> Result<HttpClient, String> {
         let handle = self.runtime.get_or_init(start).clone()?;
-        let tls = tls_config(config.authorities.as_deref())?;
+        let tls = dial::tls_config(config.authorities.as_deref())?;
         let resolver = Resolver { allowed: config.private.clone().into(), pinned: Arc::default() };
         let mut http = HttpConnector::new_with_resolver(resolver);
         http.enforce_http(false);
@@ -106,17 +106,6 @@ impl Requests {
             .build(connector.wrap_connector(http));
         Ok(HttpClient { client, handle, config: config.clone(), figures })
     }
-}
-
-fn tls_config(authorities: Option<&str>) -> Result<rustls::ClientConfig, String> {
-    let roots = match authorities {
-        Some(pem) => check_authorities(pem)?,
-        None => webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(),
-    };
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The runtime lives as long as the process: a plugin host does too.
@@ -308,12 +297,22 @@ impl tower_service::Service<Name> for Resolver {
 
 impl Resolver {
     async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        // Whoever connects puts the port in.
+        let found = async { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) };
+        self.checked(name, found).await
+    }
+
+    /// What is pinned, or else what is found, if it may be gone to.
+    async fn checked(
+        &self,
+        name: &str,
+        found: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+    ) -> io::Result<Vec<SocketAddr>> {
         let pinned = self.pinned.lock().get(name).filter(|(since, _)| since.elapsed() < PINNED_FOR).cloned();
         if let Some((_, addresses)) = pinned {
             return Ok(addresses);
         }
-        // Whoever connects puts the port in.
-        let found: Vec<SocketAddr> = tokio::net::lookup_host((name, 0)).await?.collect();
+        let found = found.await?;
         // One that is not is refused with all: such a name is set up wrongly, or
         // on purpose.
         if let Some(address) = found.iter().map(SocketAddr::ip).find(|ip| !is_allowed(&self.allowed, *ip)) {
@@ -369,6 +368,24 @@ fn is_public(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What DNS says a moment later, to get behind the check, is not asked for.
+    #[tokio::test]
+    async fn a_name_leads_where_it_was_checked_to_lead() {
+        let resolver = Resolver { allowed: Arc::new([]), pinned: Arc::default() };
+        let address = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
+        let (public, inside) = (address("1.1.1.1:0"), address("127.0.0.1:0"));
+        let found = resolver.checked("a.example", async { Ok(public.clone()) }).await;
+        assert_eq!(found.unwrap(), public);
+        let found = resolver.checked("a.example", async { Ok(inside.clone()) }).await;
+        assert_eq!(found.unwrap(), public);
+        let mixed = [public.clone(), inside.clone()].concat();
+        for found in [inside.clone(), mixed] {
+            let refused = resolver.checked("b.example", async { Ok(found) }).await.unwrap_err();
+            assert!(refused.to_string().contains("not public"), "{refused}");
+        }
+        assert_eq!(resolver.pinned.lock().len(), 1);
+    }
 
     #[test]
     fn public_addresses_are_told_from_others() {

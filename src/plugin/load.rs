@@ -7,10 +7,9 @@ use wasmtime::{
     Engine,
     component::{Component, InstancePre, Linker},
 };
-use wit_component::ComponentEncoder;
 
 use super::{
-    Environment,
+    Environment, core,
     guest::{Guest, Program},
     host::{HostState, Shared},
     script::{self, Script},
@@ -198,10 +197,7 @@ fn componentize(bytes: &[u8], file: &Path) -> Result<(Vec<u8>, bool), String> {
         bytes.to_owned()
     };
     match binary.get(..8) {
-        Some([b'\0', b'a', b's', b'm', 1, 0, 0, 0]) => ComponentEncoder::default()
-            .validate(true)
-            .module(&binary)
-            .and_then(|mut encoder| encoder.encode())
+        Some([b'\0', b'a', b's', b'm', 1, 0, 0, 0]) => core::encode(&binary)
             .map(|component| (component, true))
             .map_err(|error| format!("it is a core module that cannot become a component: {error:#}")),
         Some([b'\0', b'a', b's', b'm', 0x0d, 0, 1, 0]) => Ok((binary, false)),

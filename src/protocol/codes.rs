@@ -47,6 +47,8 @@ refusals! {
     NOT_AVAILABLE = 108 "not available" false;
     /// The token was good once.
     TOKEN_EXPIRED = 109 "token expired" false;
+    /// The time until which it was to hold is over.
+    EXPIRED = 110 "expired" false;
     /// What this needs does not answer right now; nothing has changed.
     BUS_DOWN = 108 "not available for the moment" true;
     /// What this needs has not answered: it may have happened.

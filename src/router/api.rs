@@ -16,12 +16,14 @@ use parking_lot::Mutex;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Published, Router, deliver::publication, is_personal, join::check_name, remote::refusal, requests::Gathered,
+    Published, Router, deliver::publication, is_personal, join::check_name, leases::is_over, remote::refusal,
+    requests::Gathered,
 };
 use crate::{
+    auth::Overrides,
     cluster::{
         Once,
-        envelope::{Body, Deed, Question, Routed, What},
+        envelope::{Body, Deed, Question, Routed, Terms, What},
     },
     config::{HistoryConfig, Target},
     generation::Generation,
@@ -77,13 +79,18 @@ pub struct Act<'a> {
     pub data: Option<&'a str>,
     /// Of a join: what the client has seen of the room.
     pub since: Option<Seen<'a>>,
+    /// Of a join: when it ends, in milliseconds since 1970.
+    pub until: Option<u64>,
+    /// Of a join: what holds instead of what the room's entry says.
+    pub(crate) overrides: Overrides,
 }
 
 impl<'a> Act<'a> {
     /// With nothing beside.
     #[must_use]
     pub fn new(to: Vec<Target>, what: What<'a>) -> Self {
-        Self { to, except: Vec::new(), user: None, what, info: None, data: None, since: None }
+        let (info, data, since, until) = (None, None, None, None);
+        Self { to, except: Vec::new(), user: None, what, info, data, since, until, overrides: Overrides::default() }
     }
 }
 
@@ -326,7 +333,7 @@ impl Router {
     /// away, so that it was done on this instance alone.
     pub async fn act(self: &Arc<Self>, act: Act<'_>) -> Result<Acted, Refusal> {
         check_act(&self.generation(), &act)?;
-        let Act { to, except, user, what, info, data, since } = act;
+        let Act { to, except, user, what, info, data, since, until, overrides } = act;
         let texts = |targets: &[Target]| targets.iter().map(|target| target.to_string().into()).collect();
         let deed = Deed {
             to: texts(&to),
@@ -338,7 +345,9 @@ impl Router {
             since: since.map(|since| (since.offset, since.epoch)),
         };
         let reach = self.reach(&to).await;
-        let Gathered { answers, missing, is_stale, .. } = self.ask(reach, Question::Do(deed), ACT_WITHIN).await?;
+        let terms = Terms { until, presence: overrides.presence() };
+        let question = if terms == Terms::default() { Question::Do(deed) } else { Question::Place(deed, terms) };
+        let Gathered { answers, missing, is_stale, .. } = self.ask(reach, question, ACT_WITHIN).await?;
         let mut acted = Acted { missing: missing.into_iter().collect(), ..Acted::default() };
         let mut why = None;
         for given in answers {
@@ -454,7 +463,12 @@ fn check_act(generation: &Generation, act: &Act<'_>) -> Result<(), Refusal> {
     match &act.what {
         What::Join(room) | What::Leave(room) => {
             check_name(room, generation.config.limits.name_length)?;
-            generation.room(room).map(|_| ()).ok_or(Refusal::UNKNOWN_ROOM)
+            let (entry, _) = generation.room(room).ok_or(Refusal::UNKNOWN_ROOM)?;
+            if !act.overrides.fits(entry) {
+                let reason = "not available: of `override` only `presence` is a member's; the rest says what the room's entry says";
+                return Err(Refusal { reason: reason.into(), ..Refusal::NOT_AVAILABLE });
+            }
+            if act.until.is_some_and(is_over) { Err(Refusal::EXPIRED) } else { Ok(()) }
         }
         What::Close(code, reason) if !(3000..=4999).contains(code) || reason.len() > Close::REASON_MAX => {
             Err(bad("bad request: a disconnect has a code from 3000 to 4999 and a reason of at most 123 bytes"))

@@ -11,17 +11,18 @@ use tokio::time::Instant;
 
 use super::{
     NotConnected, Router, is_personal, is_registered,
-    leases::{grant, lease, ttl},
+    leases::{grant, is_over, lease, permission, ttl},
     on_failure,
     remote::{past_publication, refusal},
 };
 use crate::{
-    auth::SubscriptionClaims,
+    auth::{SubscriptionClaims, TokenId},
+    cluster::envelope::Terms,
     config::{Access, JoinLeave, Recovery, RoomConfig},
     generation::Generation,
     hub::{self, Connection, Kept, Listening, Membership, NotAdded, Place, Stand, Told, Waiting},
     id::RoomName,
-    plugin::{Admission, Caller, EventView, JoinView, Permission, Terms},
+    plugin::{self, Admission, Caller, EventView, JoinView, Permission},
     protocol::{self, Broadcast, Filter, JoinedRoom, Payload, Push, Refusal, Reply, Wishes, codes},
     room::history::{RECOVERY_MAX, Range},
     session::flusher::Batch,
@@ -83,6 +84,8 @@ pub(super) struct Placing<'a> {
     pub(super) data: Option<&'a str>,
     /// What it has seen of the room.
     pub(super) seen: Option<protocol::Seen<'a>>,
+    /// Until when, and what it may.
+    pub(super) terms: Terms,
 }
 
 /// Somebody on the way into a room.
@@ -356,13 +359,21 @@ impl Router {
         if is_personal(generation, room) {
             return Err(Refusal::PERMISSION_DENIED);
         }
+        let Placing { info, data, seen, terms } = placing;
+        // Who is there stays as it is, but for how long.
+        let stays = || terms.until.map_or(Ok(()), |until| self.set_room_end(connection, room, until));
         if connection.membership(room).is_some() {
-            return Ok(());
+            return stays();
         }
-        let info = connection.info();
-        let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &info };
+        if terms.until.is_some_and(is_over) {
+            return Err(Refusal::EXPIRED);
+        }
+        let own = connection.info();
+        let caller = Caller { connection: &connection.id_text, user: &connection.user, info: &own };
         let mut admitted = admit(generation, caller, JoinView { room, token: "", data: None }, Wish::Server)?;
-        let Placing { info, data, seen } = placing;
+        let membership = &mut admitted.membership;
+        membership.presence = membership.presence.and(permission(terms.presence));
+        membership.lease = terms.until.map(|until| Arc::new(lease(Some(until), &TokenId::NONE)));
         if let Some(info) = info {
             admitted.membership.info = info.into();
         }
@@ -372,9 +383,13 @@ impl Router {
         match self.enter(generation, connection, room, admitted, Greeting::Push, seen, max, &mut batch).await {
             Ok(_) => {
                 self.observe_room(generation, connection, "joined", room, depth, &mut batch);
+                if terms.until.is_some() {
+                    // Its session does not know yet of an end that is nearer.
+                    connection.outbox.nudge();
+                }
                 Ok(())
             }
-            Err(refusal) if refusal == Refusal::ALREADY_JOINED => Ok(()),
+            Err(refusal) if refusal == Refusal::ALREADY_JOINED => stays(),
             Err(refusal) => Err(refusal),
         }
     }
@@ -504,7 +519,7 @@ pub(super) fn admit(
     if !may {
         return Err(Refusal::PERMISSION_DENIED);
     }
-    let mut terms = Terms::default();
+    let mut terms = plugin::Terms::default();
     for plugin in &pipeline.authorize {
         match plugin.join(who, join) {
             Ok(Admission::Allow(more)) => {

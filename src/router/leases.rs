@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::{Router, connect::NotConnected, join::Admitted};
 use crate::{
     auth::{BadToken, Sub, SubscriptionClaims, TokenId},
-    config::{JoinLeave, Recovery},
     generation::Generation,
     hub::{Connection, Lease},
     plugin::Permission,
@@ -51,6 +50,20 @@ pub(super) fn ttl(expires: Option<Instant>) -> Option<u32> {
     Some(u32::try_from(seconds).unwrap_or(u32::MAX).max(1))
 }
 
+/// True if that moment has passed, in milliseconds since 1970.
+pub(super) fn is_over(at: u64) -> bool {
+    lease(Some(at), &TokenId::NONE).expires.is_some_and(|expires| expires <= Instant::now())
+}
+
+/// As a membership has it.
+pub(super) fn permission(overridden: Option<bool>) -> Permission {
+    match overridden {
+        None => Permission::Configured,
+        Some(true) => Permission::Granted,
+        Some(false) => Permission::Denied,
+    }
+}
+
 /// Adds what a token says to what the room's entry and plugins have admitted.
 /// What they say stands over it.
 pub(super) fn grant(
@@ -61,7 +74,7 @@ pub(super) fn grant(
 ) -> Result<(), NotConnected> {
     let Sub { room, info, data, overrides, expires_at } = sub;
     let entry = generation.room(&room).map(|(entry, _)| entry);
-    if !entry.is_some_and(|entry| overrides.fits(entry.join_leave != JoinLeave::Off, entry.recovery != Recovery::Off)) {
+    if !entry.is_some_and(|entry| overrides.fits(entry)) {
         tracing::warn!(room, "a token overrides what the room's entry says and only the entry can; it is refused");
         return Err(Close::INVALID_TOKEN.into());
     }
@@ -70,12 +83,7 @@ pub(super) fn grant(
         membership.info = info.into();
     }
     admitted.data = admitted.data.take().or(data.map(Payload::Text));
-    let presence = match overrides.presence() {
-        None => Permission::Configured,
-        Some(true) => Permission::Granted,
-        Some(false) => Permission::Denied,
-    };
-    membership.presence = membership.presence.and(presence);
+    membership.presence = membership.presence.and(permission(overrides.presence()));
     let lease = lease(expires_at, token);
     if lease.expires.is_some_and(|expires| expires <= Instant::now()) {
         return Err(Refusal::TOKEN_EXPIRED.into());
@@ -196,6 +204,22 @@ impl Router {
             return Err(Refusal::PERMISSION_DENIED);
         }
         Ok(claims)
+    }
+
+    /// A server sets when a connection is to be out of a room, in milliseconds
+    /// since 1970. What token it is in there by is no matter of that.
+    pub(super) fn set_room_end(&self, connection: &Connection, room: &str, at: u64) -> Result<(), Refusal> {
+        if is_over(at) {
+            return Err(Refusal::EXPIRED);
+        }
+        let held = connection.membership(room).and_then(|membership| membership.lease);
+        let lease = lease(Some(at), held.as_ref().map_or(&TokenId::NONE, |lease| &lease.token));
+        if !connection.set_room_lease(room, lease) {
+            return Err(Refusal::NOT_AVAILABLE);
+        }
+        // Its session sleeps until what was the end before.
+        connection.outbox.nudge();
+        Ok(())
     }
 
     /// A server sets when a connection ends, in milliseconds since 1970; 0:

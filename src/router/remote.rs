@@ -143,7 +143,8 @@ impl Receiver for Remote {
             Body::Record(change) => router.on_record(&change),
             Body::Order(order) if !is_own => router.take_order(order),
             Body::Ask(ask) if !is_own => router.on_ask(origin, ask),
-            Body::Said(said) if !is_own => router.on_said(said),
+            Body::Said(said) if !is_own => router.on_said(origin, said),
+            Body::Heard(heard) if !is_own => router.inbound.on_heard(origin, &heard),
             Body::Answers(answers) if !is_own => router.on_answers(origin, answers),
             _ => {}
         }

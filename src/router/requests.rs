@@ -28,7 +28,7 @@ use super::{Router, api::Work, is_personal, join::Placing};
 use crate::{
     cluster::{
         BusError, Cluster,
-        envelope::{Answers, Ask, Body, Deed, Question, What},
+        envelope::{Answers, Ask, Body, Deed, Question, Terms, What},
     },
     config::Target,
     hub::{Connection, Seen},
@@ -336,7 +336,11 @@ impl Router {
             }
             Question::Do(deed) => {
                 let deed = deed.into_owned();
-                self.report_later(origin, id, async move { router.carry_out_deed(&deed).await });
+                self.report_later(origin, id, async move { router.carry_out_deed(&deed, Terms::default()).await });
+            }
+            Question::Place(deed, terms) => {
+                let deed = deed.into_owned();
+                self.report_later(origin, id, async move { router.carry_out_deed(&deed, terms).await });
             }
             Question::Rooms(pattern) => {
                 let pattern = pattern.into_owned();
@@ -505,7 +509,7 @@ impl Router {
 
     /// Does something with the connections here that some targets reach, and
     /// says with how many.
-    async fn carry_out_deed(self: &Arc<Self>, deed: &Deed<'static>) -> Report {
+    async fn carry_out_deed(self: &Arc<Self>, deed: &Deed<'static>, terms: Terms) -> Report {
         let generation = self.generation();
         let connections = self.reached(&targets(&deed.to), &targets(&deed.except), &deed.user);
         let (mut done, mut failed, mut why) = (0_usize, 0_usize, None);
@@ -513,6 +517,7 @@ impl Router {
             info: Some(&*deed.info).filter(|info| !info.is_empty()),
             data: Some(&*deed.data).filter(|data| !data.is_empty()),
             seen: deed.since.as_ref().map(|(offset, epoch)| protocol::Seen { epoch: epoch.clone(), offset: *offset }),
+            terms,
         };
         let room: RoomName = if let What::Join(room) | What::Leave(room) = &deed.what { &**room } else { "" }.into();
         let each = |connection: Arc<Connection>| {

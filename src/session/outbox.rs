@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::flusher::Batch;
 use crate::{
+    metrics::TRAFFIC,
     net::Socket,
     protocol::{Close, Encoding},
 };
@@ -340,6 +341,7 @@ impl Outbox {
         if !queue.frames.is_empty() && (!queue.held || queue.closing.is_some()) {
             let taken = queue.joined(Bytes::copy_from_slice);
             queue.advance(taken.len());
+            TRAFFIC.sent(taken.len());
             return Poll::Ready(Some(taken));
         }
         if queue.closing.is_some() {

@@ -1,21 +1,21 @@
-//! Spans on their way to the collector: OTLP over HTTP, as JSON.
+//! Spans on their way to the collector: OTLP over HTTP or HTTPS, as JSON.
 
-use std::{io, time::Duration};
+use std::{fmt, io, time::Duration};
 
+use anyhow::Context;
 use bytes::Bytes;
-use http::{Request, header};
+use http::{Request, Uri, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpStream,
     sync::mpsc,
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::Finished;
-use crate::metrics::Metrics;
+use crate::{config::TracingConfig, dial::Dialer, metrics::Metrics};
 
 /// Spans of one request.
 const BATCH: usize = 512;
@@ -26,10 +26,36 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long the collector may take; what it does not take then is dropped.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Hands spans to the collector at this URL until `stop`, and then what is left.
-/// One that does not answer costs spans and nothing else.
+/// Where spans go.
+pub struct Collector {
+    url: Uri,
+    dialer: Dialer,
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Collector").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Collector {
+    /// The one that the config names; None: it names none.
+    ///
+    /// # Errors
+    /// If it cannot be one, which the config's reader has looked at already.
+    pub fn new(config: &TracingConfig) -> anyhow::Result<Option<Self>> {
+        let Some(url) = &config.otlp else { return Ok(None) };
+        let url: Uri = url.parse().context("`tracing.otlp`")?;
+        let dialer = Dialer::new(&url, config.authorities.as_deref());
+        let dialer = dialer.map_err(|reason| anyhow::anyhow!("`tracing.otlp`: {reason}"))?;
+        Ok(Some(Self { url, dialer }))
+    }
+}
+
+/// Hands spans to the collector until `stop`, and then what is left. One that
+/// does not answer costs spans and nothing else.
 pub async fn export(
-    url: String,
+    collector: Collector,
     instance: String,
     mut spans: mpsc::Receiver<Finished>,
     metrics: Metrics,
@@ -56,7 +82,7 @@ pub async fn export(
             continue;
         }
         let n = batch.len() as u64;
-        let sent = timeout(TIMEOUT, send(&url, body(&instance, &batch))).await;
+        let sent = timeout(TIMEOUT, send(&collector, body(&instance, &batch))).await;
         let sent = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         metrics.spans(if sent.is_ok() { "sent" } else { "failed" }, n);
         // Once a change, not once a second.
@@ -105,10 +131,8 @@ fn span(span: &Finished) -> Value {
     json
 }
 
-async fn send(url: &str, body: String) -> io::Result<()> {
-    let url: http::Uri = url.parse().map_err(io::Error::other)?;
-    let host = url.host().ok_or(io::ErrorKind::InvalidInput)?;
-    let stream = TcpStream::connect((host.trim_matches(['[', ']']), url.port_u16().unwrap_or(80))).await?;
+async fn send(Collector { url, dialer }: &Collector, body: String) -> io::Result<()> {
+    let stream = dialer.open().await.map_err(io::Error::other)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let path = format!("{}/v1/traces", url.path().trim_end_matches('/'));
     let request = Request::post(path)
@@ -123,11 +147,11 @@ async fn send(url: &str, body: String) -> io::Result<()> {
     // The connection goes on while the answer is waited for, in this very task.
     let response = tokio::select! {
         response = &mut answered => response?,
-        // With its answer, if there was one.
-        ended = &mut driven => {
-            ended?;
-            answered.await?
-        }
+        // With its answer, if there was one: some end TLS without a goodbye.
+        ended = &mut driven => match answered.await {
+            Err(error) => return Err(ended.err().unwrap_or(error)),
+            Ok(response) => response,
+        },
     };
     if response.status().is_success() { Ok(()) } else { Err(io::Error::other(format!("status {}", response.status()))) }
 }

@@ -212,7 +212,25 @@ async fn what_makes_no_sense_says_why() {
     assert_eq!(error(at, "presence", json!({ "channel": "plain:1" })).await, 108);
     assert_eq!(error(at, "subscribe", json!({ "user": "ann", "channel": "nowhere" })).await, 102);
     assert_eq!(error(at, "subscribe", json!({ "channel": "live:1" })).await, 107);
-    assert_eq!(error(at, "subscribe", json!({ "user": "a", "channel": "live:1", "expire_at": 9 })).await, 108);
+    let join = |more: Value| {
+        let mut join = json!({ "user": "a", "channel": "live:1" });
+        join.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        join
+    };
+    assert_eq!(error(at, "subscribe", join(json!({ "expire_at": 9 }))).await, 110);
+    for known in ["join_leave", "force_push_join_leave", "force_recovery", "force_positioning"] {
+        // The room's entry says one of the two, and it alone.
+        let say =
+            async |value: bool| call(at, "subscribe", join(json!({ "override": { known: { "value": value } } }))).await;
+        let codes = [&say(true).await["error"]["code"], &say(false).await["error"]["code"]].map(Value::as_u64);
+        assert!(codes == [None, Some(108)] || codes == [Some(108), None], "{known}: {codes:?}");
+    }
+    for unknown in [json!({ "publish": { "value": true } }), json!({ "presence": true }), json!([])] {
+        assert_eq!(error(at, "subscribe", join(json!({ "override": unknown }))).await, 107);
+    }
+    for none in [json!({}), json!({ "expire_at": 0, "override": {} }), json!({ "expire_at": null, "override": null })] {
+        assert_eq!(result(at, "subscribe", join(none)).await["connections"], 0);
+    }
     assert_eq!(error(at, "disconnect", json!({ "user": "a", "disconnect": { "code": 1000 } })).await, 107);
     assert_eq!(error(at, "send", json!({ "to": ["somebody"], "data": 1 })).await, 107);
     assert_eq!(error(at, "send", json!({ "to": ["everyone"], "data": 1, "lokal": true })).await, 107);

@@ -138,6 +138,8 @@ async fn a_failing_transform_or_route_costs_one_message() {
     check_failing("trap", "", "transform", "trap").await;
     check_failing("loop", "timeout = \"5ms\"", "transform", "timeout").await;
     check_failing("grow", "timeout = \"500ms\"", "transform", "memory").await;
+    check_failing("recurse", "", "transform", "trap").await;
+    check_failing("grow-table", "timeout = \"500ms\"", "transform", "memory").await;
     check_failing("not-json", "", "transform", "answer").await;
     check_failing("bad-utf8", "", "transform", "answer").await;
     check_failing("answer-huge", "memory = \"128MiB\"\ntimeout = \"500ms\"", "transform", "answer").await;
@@ -193,7 +195,7 @@ async fn a_failing_observer_ticker_or_callee_harms_nobody() {
 async fn ten_thousand_traps_leave_nothing_behind() {
     let gateway = TestGateway::start(&plugin_config(
         &fixture("trap"),
-        "",
+        "breaker = false",
         "[limits]\ncommands_burst = 1000000\ncommands_per_second = 1000000\n",
     ))
     .await;
@@ -219,7 +221,8 @@ async fn ten_thousand_traps_leave_nothing_behind() {
 /// the time, and how long each failure took.
 async fn beside(name: &str, plugin: &str) -> (Duration, Duration, Vec<Duration>) {
     const LIMITS: &str = "[limits]\ncommands_burst = 1000000\ncommands_per_second = 1000000\n";
-    let gateway = TestGateway::start(&plugin_config(&fixture(name), plugin, LIMITS)).await;
+    let plugin = format!("breaker = false\n{plugin}");
+    let gateway = TestGateway::start(&plugin_config(&fixture(name), &plugin, LIMITS)).await;
     let (mut neighbour, mut victim) = (gateway.client().await, gateway.client().await);
     neighbour.join("free:1").await;
     victim.join("room:1").await;
@@ -268,4 +271,78 @@ async fn neighbours_of_a_plugin_that_fails_all_the_time_do_not_wait_for_it() {
             assert!((40..=75).contains(&median.as_millis()), "{median:?} for a deadline of 50 ms");
         }
     }
+}
+
+/// Row T12: every hostile plugin at once, each with a client that keeps asking it,
+/// and nothing in between: who has nothing to do with them misses nothing, and
+/// what they took is given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn t12_hostile_plugins_under_load_harm_only_their_own_messages() {
+    const EVIL: [(&str, &str); 11] = [
+        ("trap", ""),
+        ("loop", "timeout = \"5ms\""),
+        ("recurse", ""),
+        ("grow", "timeout = \"200ms\""),
+        ("grow-table", "timeout = \"200ms\""),
+        ("not-json", ""),
+        ("bad-utf8", ""),
+        ("answer-huge", "memory = \"128MiB\"\ntimeout = \"500ms\""),
+        ("million-targets", "memory = \"128MiB\"\ntimeout = \"500ms\""),
+        ("host-call-flood", "grants = [\"log\"]\ntimeout = \"500ms\""),
+        ("log-huge", "grants = [\"log\"]\nmemory = \"64MiB\"\ntimeout = \"500ms\""),
+    ];
+    let mut config = "[limits]\ncommands_burst = 1000000\ncommands_per_second = 1000000\n\
+        [[rooms]]\nmatch = \"free:*\"\npublish = \"members\"\n"
+        .to_owned();
+    for (name, plugin) in EVIL {
+        let path = fixture(name).display().to_string();
+        config += &format!(
+            "[[rooms]]\nmatch = \"{name}:*\"\npublish = \"members\"\nplugins = [\"{name}\"]\n\
+             [[plugins]]\nname = \"{name}\"\npath = {path:?}\nbreaker = false\n{plugin}\n"
+        );
+    }
+    let gateway = TestGateway::start(&config).await;
+    let mut neighbour = gateway.client().await;
+    neighbour.join("free:1").await;
+    let mut measure = async |n: usize| {
+        let mut times = Vec::new();
+        for n in 0..n {
+            let started = Instant::now();
+            neighbour.publish("free:1", json!(n)).await;
+            assert_eq!(neighbour.heard("free:1").await, n);
+            times.push(started.elapsed());
+        }
+        times.sort();
+        (times[times.len() / 2], times[times.len() * 99 / 100])
+    };
+    let alone = measure(2_000).await;
+    let ended = CancellationToken::new();
+    let mut victims = tokio::task::JoinSet::new();
+    for (name, _) in EVIL {
+        let (mut client, end) = (gateway.client().await, ended.clone());
+        let room = format!("{name}:1");
+        client.join(&room).await;
+        victims.spawn(async move {
+            let mut asked = 0;
+            while asked < 3 || !end.is_cancelled() {
+                assert_eq!(client.refused("publish", json!({ "channel": room, "data": "x" })).await, 100, "{room}");
+                asked += 1;
+            }
+            // Its connection is none the worse.
+            client.ask("ping", json!({})).await;
+            asked
+        });
+    }
+    let with = measure(2_000).await;
+    ended.cancel();
+    let mut asked = 0;
+    while let Some(n) = victims.join_next().await {
+        asked += n.unwrap();
+    }
+    println!(
+        "t12: a neighbour's median and p99 alone {alone:?}, beside {asked} failures of {} kinds {with:?}",
+        EVIL.len()
+    );
+    let failures: usize = gateway.gateway.reloader().running().plugins.iter().map(|plugin| plugin.failures()).sum();
+    assert_eq!(failures, asked, "each message failed once, and nothing else did");
 }

@@ -8,6 +8,8 @@ use std::{
 
 use wayleave::config::Config;
 
+mod observe;
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
 }
@@ -40,6 +42,8 @@ fn environment(manifest: &str) -> BTreeMap<String, String> {
         .map(|name| {
             let value = match name {
                 "WAYLEAVE_SERVER_LISTEN" => quoted_behind(manifest, name),
+                // As it is where nobody has set it.
+                "WAYLEAVE_METRICS_ENABLED" => "false",
                 _ => "as-good-as-any-secret-and-long-enough",
             };
             (name.to_owned(), value.to_owned())

@@ -1,6 +1,6 @@
 //! What plugins may do beyond answering, and only if it was granted.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -170,11 +170,13 @@ async fn a_request_goes_where_the_config_says_and_nowhere_else() {
     );
 }
 
-/// A name that leads to an address of the inside is no way in, whatever the
-/// list of origins says.
+/// Row T14: a name that leads to an address of the inside is no way in, whatever
+/// the list of origins says, and nothing is even connected to.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_leads_inside_is_refused_unless_the_address_is_named() {
+async fn t14_a_name_that_leads_inside_is_refused_unless_the_address_is_named() {
     let other = Other::start().await;
+    let hidden = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hidden_port = hidden.local_addr().unwrap().port();
     let port = other.origin.rsplit_once(':').unwrap().1;
     let named = format!("http://localhost:{port}");
     let config = |more: &str| other.config(more).replace(&other.origin, &named);
@@ -191,10 +193,21 @@ async fn a_name_that_leads_inside_is_refused_unless_the_address_is_named() {
     let any = other.config("").replace(&other.origin, "*");
     let gateway = TestGateway::start(&probe(&any, "")).await;
     let mut client = gateway.client().await;
-    for host in [&*other.origin, "http://[::1]:1", "http://169.254.169.254", "http://[::ffff:10.0.0.1]"] {
+    for host in [
+        format!("http://127.0.0.1:{hidden_port}"),
+        format!("http://localhost:{hidden_port}"),
+        format!("http://2130706433:{hidden_port}"),
+        format!("http://0x7f.1:{hidden_port}"),
+        format!("http://[::ffff:127.0.0.1]:{hidden_port}"),
+        "http://[::1]:1".into(),
+        "http://169.254.169.254".into(),
+        "http://[::ffff:10.0.0.1]".into(),
+    ] {
         let refused = tell(&mut client, "http", json!({ "url": format!("{host}/echo") })).await;
-        assert!(refused["forbidden"].as_str().is_some_and(|text| text.contains("not public")), "{refused}");
+        assert!(refused["forbidden"].as_str().is_some_and(|text| text.contains("not public")), "{host}: {refused}");
     }
+    let connected = tokio::time::timeout(Duration::from_millis(50), hidden.accept()).await;
+    assert!(connected.is_err(), "somebody came: {connected:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

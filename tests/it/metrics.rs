@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     raw_frames::{TEXT, frame, next_frame, upgraded},
-    support::{PATIENCE, TestClient, instance::Instance, proxy::FaultProxy, until},
+    support::{PATIENCE, TestClient, instance::Instance, proxy::FaultProxy, stream::StreamClient, until},
 };
 
 const ROOM: &str = "[[rooms]]\nmatch = \"r\"\npublish = \"members\"\n";
@@ -107,6 +107,36 @@ async fn counters_and_gauges_equal_the_truth() {
     until("all are gone", async || instance.metric("wayleave_connections").await == 0.0).await;
     assert_eq!(instance.metric(r#"wayleave_closes_total{code="3000"}"#).await, CLIENTS as f64);
     assert_eq!(instance.metric("wayleave_memberships").await, 0.0);
+}
+
+/// Row A10 for clients without a WebSocket: the bodies that take the place of
+/// frames are counted like them.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_of_streams_count_like_frames() {
+    let instance = Instance::start(ROOM, None, "a").await;
+    let mut all = [
+        StreamClient::lines(instance.addr(), &json!({})).await,
+        StreamClient::events(instance.addr(), &json!({})).await,
+    ];
+    let (data, here) = ("x".repeat(5000), instance.addr());
+    for client in &mut all {
+        let join = json!({ "id": 2, "subscribe": { "channel": "r" } });
+        assert_eq!(client.say(here, &join, PATIENCE).await, Some(204));
+        assert_eq!(client.hear().await["id"], 2);
+    }
+    let publish = json!({ "id": 3, "publish": { "channel": "r", "data": data } });
+    assert_eq!(all[0].say(here, &publish, PATIENCE).await, Some(204));
+    for (client, messages) in all.iter_mut().zip([2, 1]) {
+        for _ in 0..messages {
+            client.hear().await;
+        }
+    }
+    let metric = async |direction: &str| {
+        instance.metric(&format!("wayleave_client_bytes_total{{direction=\"{direction}\"}}")).await
+    };
+    assert_eq!(metric("in").await, all.iter().map(|client| client.sent).sum::<usize>() as f64);
+    assert_eq!(metric("out").await, all.iter().map(|client| client.heard).sum::<usize>() as f64);
+    assert!(all.iter().all(|client| client.heard > data.len()));
 }
 
 /// Row A10, labels: what a client chose is in none.

@@ -9,6 +9,7 @@ pub mod process;
 pub mod proxy;
 #[allow(dead_code, reason = "as above")]
 pub mod redis;
+pub mod stream;
 
 use std::{
     path::{Path, PathBuf},

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::TcpListener,
 };
 
@@ -28,7 +28,23 @@ impl Collector {
         collector
     }
 
-    async fn take(self, stream: tokio::net::TcpStream) {
+    /// The same behind TLS.
+    fn listen_tls(listener: TcpListener, server: Arc<rustls::ServerConfig>) -> Self {
+        let collector = Self::default();
+        let (kept, acceptor) = (collector.clone(), tokio_rustls::TlsAcceptor::from(server));
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                // One that does not trust it is gone by itself.
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    tokio::spawn(kept.clone().take(stream));
+                }
+            }
+        });
+        collector
+    }
+
+    async fn take(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut stream = BufReader::new(stream);
         let (mut head, mut length) = (Vec::new(), 0);
         loop {
@@ -42,7 +58,7 @@ impl Collector {
             }
             head.push(line.trim_end().to_ascii_lowercase());
         }
-        assert_eq!(head[0], "post /v1/traces http/1.1");
+        assert!(["post /v1/traces http/1.1", "post /otlp/v1/traces http/1.1"].contains(&&*head[0]), "{head:?}");
         assert!(head.contains(&"content-type: application/json".to_owned()), "{head:?}");
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await.unwrap();
@@ -56,6 +72,7 @@ impl Collector {
         }
         let answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
         stream.get_mut().write_all(answer).await.unwrap();
+        stream.get_mut().shutdown().await.unwrap();
     }
 
     fn named(&self, name: &str) -> Vec<Value> {
@@ -144,6 +161,45 @@ async fn a_collector_that_is_away_costs_spans_and_nothing_else() {
     ada.leave().await;
     assert_eq!(ended.await.unwrap(), Ok(()));
     assert!(collector.named("publish").len() >= before.max(2));
+}
+
+/// A collector behind TLS: the one whose certificate the config trusts gets
+/// spans, and one that shows another certificate gets nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_behind_tls_gets_spans_if_its_certificate_is_trusted() {
+    let made = || rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (good, other) = (made(), made());
+    let server = |made: &rcgen::CertifiedKey<rcgen::KeyPair>| {
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let builder = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        Arc::new(builder.with_single_cert(vec![made.cert.der().clone()], key).unwrap())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let trusted = folder.path().join("authority.pem");
+    std::fs::write(&trusted, good.cert.pem()).unwrap();
+    let (here, there) = (ReservedPort::new(), ReservedPort::new());
+    let collector = Collector::listen_tls(here.listen(), server(&good));
+    let impostor = Collector::listen_tls(there.listen(), server(&other));
+    let start = async |port: u16, more: &str| {
+        let tracing = format!("[tracing]\notlp = \"https://localhost:{port}/otlp\"\nsample = 1.0\n{more}");
+        let gateway = TestGateway::start(&plugin_config(&fixture("pass"), "", &tracing)).await;
+        let mut ada = gateway.user("ada").await;
+        ada.join("room:1").await;
+        ada.publish("room:1", json!(1)).await;
+        (gateway, ada)
+    };
+    let ca = format!("ca_file = {:?}\n", trusted.to_str().unwrap());
+    let (_gateway, _ada) = start(here.port(), &ca).await;
+    eventually("it has come", || collector.named("publish").len() == 1).await;
+    // Neither another certificate nor one that no public authority has signed.
+    for (port, more) in [(there.port(), &*ca), (here.port(), "")] {
+        let (gateway, _ada) = start(port, more).await;
+        let spans = |outcome: &str| gateway.metric(&format!("wayleave_spans_total{{outcome=\"{outcome}\"}}"));
+        eventually("they have failed", || spans("failed") > 0.0).await;
+        assert_eq!(spans("sent"), 0.0);
+    }
+    assert_eq!((collector.named("publish").len(), impostor.0.lock().len()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

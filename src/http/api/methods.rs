@@ -192,15 +192,14 @@ pub(super) async fn act(web: &Web, act: Act<'_>) -> Answer {
 async fn subscribe(web: &Web, parameters: &[u8]) -> Answer {
     let wire: wire::Subscribe<'_> = read(parameters)?;
     let room = required("channel", &wire.channel)?;
-    if wire.expire_at.is_some_and(|at| at != 0) || wire.overrides.is_some_and(|overrides| !overrides.is_empty()) {
-        let reason = "not available: `expire_at` and `override`; the room's config and plugins decide";
-        return Err(Refusal { reason: reason.into(), ..Refusal::NOT_AVAILABLE });
-    }
     let info = wire::json_text("info", wire.info, wire.b64info.as_deref())?;
     let data = wire::json_text("data", wire.data, wire.b64data.as_deref())?;
     let since = wire.recover_since.map(|since| Seen { epoch: since.epoch, offset: since.offset });
     let whom = whom(&wire.user, wire.client.as_deref(), &wire.to, &wire.except, What::Join(room.into()))?;
-    act(web, Act { info: info.as_deref(), data: data.as_deref(), since, ..whom }).await
+    let until = wire.expire_at.and_then(|at| u64::try_from(at).ok()).filter(|at| *at > 0);
+    let until = until.map(|seconds| seconds.saturating_mul(1000));
+    let overrides = wire.overrides.unwrap_or_default();
+    act(web, Act { info: info.as_deref(), data: data.as_deref(), since, until, overrides, ..whom }).await
 }
 
 async fn unsubscribe(web: &Web, parameters: &[u8]) -> Answer {

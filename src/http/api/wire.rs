@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
+    auth::Overrides,
     config::Target,
     protocol::{PastPublication, Payload, Refusal, Tag, centrifuge::WireInfo as Info},
 };
@@ -133,8 +134,8 @@ pub(super) struct Subscribe<'a> {
     pub(super) recover_since: Option<Since<'a>>,
     #[serde(default)]
     pub(super) expire_at: Option<i64>,
-    #[serde(borrow, default, rename = "override")]
-    pub(super) overrides: Option<BTreeMap<Cow<'a, str>, &'a RawValue>>,
+    #[serde(default, rename = "override")]
+    pub(super) overrides: Option<Overrides>,
 }
 
 #[derive(Deserialize)]

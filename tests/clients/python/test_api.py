@@ -9,10 +9,12 @@ import requests
 from cent import (
     AsyncClient,
     BatchRequest,
+    BoolValue,
     BroadcastRequest,
     CentApiResponseError,
     CentTransportError,
     CentUnauthorizedError,
+    ChannelOptionsOverride,
     ChannelsRequest,
     Client,
     Disconnect,
@@ -95,6 +97,11 @@ async def test_a_backend_moves_and_sees_users(api, user):
     assert {name: info.num_clients for name, info in channels.items()} == {"live:1": 1}
     node = (await api.info(InfoRequest())).nodes[0]
     assert (node.num_clients, node.num_users, node.num_channels) == (2, 2, 1) and node.uid and node.version
+    await api.unsubscribe(UnsubscribeRequest(user="ada", channel="live:1"))
+    await ada.next("unsubscribed")
+    blind = ChannelOptionsOverride(presence=BoolValue(value=False))
+    await api.subscribe(SubscribeRequest(user="ada", channel="live:1", override=blind))
+    await ada.next("subscribed")
     await api.unsubscribe(UnsubscribeRequest(user="ada", channel="live:1"))
     await ada.next("unsubscribed")
     assert not (await api.channels(ChannelsRequest())).channels

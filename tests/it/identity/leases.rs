@@ -189,6 +189,50 @@ async fn a_subscription_ends_with_its_token_unless_another_comes() {
     assert_eq!(put_out(&mut bob, "pass:2").await, 2501);
 }
 
+/// `subscribe` of the server API with `expire_at` and `override`, from another
+/// instance than the connection is on.
+#[tokio::test]
+async fn a_server_puts_somebody_into_a_room_for_a_time_and_on_terms() {
+    let redis = RedisServer::start().await;
+    let [a, b] = gateways::<2>(&redis, &format!("{}{}", auth("1s"), rooms())).await;
+    let (mut ada, _) = welcomed(&b, json!({ "sub": "ada", "iat": seconds() })).await;
+    let place = async |room: &str, mut more: Value| {
+        more["user"] = "ada".into();
+        more["channel"] = room.into();
+        assert_eq!(result(address(&a), "subscribe", more).await["connections"], 1);
+    };
+    let end = seconds() + 2;
+    for room in ["pass:goes", "pass:stays"] {
+        place(room, json!({ "expire_at": end })).await;
+        let push = ada.push().await;
+        assert_eq!((&push["channel"], &push["subscribe"]["expires"]), (&room.into(), &true.into()), "{push}");
+    }
+    place("pass:ever", json!({})).await;
+    assert_eq!(ada.push().await["subscribe"], json!({}));
+    // Who is there is given another time, and only that.
+    place("pass:stays", json!({ "expire_at": end + 600 })).await;
+    place("pass:stays", json!({ "info": 1 })).await;
+    place("pass:ever", json!({ "expire_at": end })).await;
+    // Tokens that are taken back have nothing to do with it.
+    let before = json!({ "user": "ada", "issued_before": seconds() - 5 });
+    result(address(&a), "invalidate_user_tokens", before).await;
+    let mut gone = [(); 2].map(|()| String::new());
+    for room in &mut gone {
+        let push = ada.push().await;
+        assert_eq!(push["unsubscribe"]["code"], 2501, "{push}");
+        *room = push["channel"].as_str().unwrap().to_owned();
+    }
+    gone.sort();
+    assert_eq!(gone, ["pass:ever", "pass:goes"]);
+    assert!(millis() >= (end + 1) * 1000, "not before the grace is over");
+    assert_eq!((b.hub().count("pass:goes"), b.hub().count("pass:stays")), ((0, 0), (1, 1)));
+    // What of `override` is a member's own.
+    assert!(ada.ask("presence", json!({ "channel": "pass:stays" })).await.get("presence").is_some());
+    place("pass:blind", json!({ "override": { "presence": { "value": false } } })).await;
+    assert_eq!(ada.push().await["subscribe"], json!({}));
+    assert_eq!(ada.refused("presence", json!({ "channel": "pass:blind" })).await, 108);
+}
+
 /// Row T4, expiry: nothing is heard behind the deadline, wherever it is said.
 #[tokio::test]
 async fn t4_an_expired_connection_hears_nothing_more_from_another_instance() {

@@ -54,6 +54,8 @@ pub enum Which {
     Others,
     /// Those that a gateway has named as the ones that write in order.
     Writers,
+    /// Those that have sent what [`FaultProxy::hold_from`] waits for.
+    Caught,
 }
 
 impl Which {
@@ -63,6 +65,7 @@ impl Which {
             Self::Subscribers => connection.is_subscriber.load(Ordering::Acquire),
             Self::Others => !connection.is_subscriber.load(Ordering::Acquire),
             Self::Writers => connection.is_writer.load(Ordering::Acquire),
+            Self::Caught => connection.is_caught.load(Ordering::Acquire),
         }
     }
 }
@@ -74,6 +77,8 @@ struct Faults {
     frozen: Vec<(Which, Direction)>,
     delay: Duration,
     jitter: Duration,
+    /// What a connection is caught by.
+    bait: Option<Arc<[u8]>>,
 }
 
 impl Faults {
@@ -106,6 +111,7 @@ struct Shared {
 struct Connection {
     is_subscriber: AtomicBool,
     is_writer: AtomicBool,
+    is_caught: AtomicBool,
     reset: CancellationToken,
 }
 
@@ -161,6 +167,16 @@ impl FaultProxy {
         self.shared.faults.send_modify(|faults| faults.frozen.push((which, direction)));
     }
 
+    /// Freezes what a client sends from the chunk on that has these bytes in it;
+    /// other connections go on, until they send them too. How many do is known by
+    /// [`Self::n_open`]; [`Self::heal`] lets all of it go.
+    pub fn hold_from(&self, bytes: &[u8]) {
+        self.shared.faults.send_modify(|faults| {
+            faults.bait = Some(bytes.into());
+            faults.frozen.push((Which::Caught, Direction::ToServer));
+        });
+    }
+
     /// Bytes that come from now on arrive this much later, both ways, in their
     /// order; each chunk by up to `jitter` more.
     pub fn delay(&self, delay: Duration, jitter: Duration) {
@@ -171,6 +187,10 @@ impl FaultProxy {
     pub fn heal(&self) {
         locked(&self.shared.listener).get_or_insert_with(|| self.shared.port.listen());
         self.shared.faults.send_replace(Faults::default());
+        // Now there is no bait any more.
+        for connection in &*locked(&self.shared.connections) {
+            connection.is_caught.store(false, Ordering::Release);
+        }
     }
 
     /// Resets the connections there are; both sides see it at once.
@@ -292,6 +312,7 @@ impl Shared {
         let read = async move {
             let mut due = Instant::now();
             let mut watcher = (direction == Direction::ToServer).then(SubscribeWatcher::default);
+            let mut trap = Trap::default();
             loop {
                 let mut chunk = vec![0; CHUNK];
                 let came = from.read(&mut chunk).await.map(|n| {
@@ -308,6 +329,13 @@ impl Shared {
                     && chunk.windows(8).any(|window| window == b"-write\r\n")
                 {
                     connection.is_writer.store(true, Ordering::Release);
+                }
+                // Before the chunk is in the queue, so that it is held itself.
+                if let (Direction::ToServer, Ok(chunk)) = (direction, &came)
+                    && let Some(bait) = self.faults.borrow().bait.as_deref()
+                    && trap.sees(chunk, bait)
+                {
+                    connection.is_caught.store(true, Ordering::Release);
                 }
                 let is_last = came.as_ref().map_or(true, Vec::is_empty);
                 due = due.max(Instant::now() + self.delay());
@@ -377,6 +405,22 @@ impl SubscribeWatcher {
             })
         });
         self.tail.drain(..self.tail.len().saturating_sub(Self::LONGEST - 1));
+        found
+    }
+}
+
+/// Finds given bytes, however they are cut.
+#[derive(Debug, Default)]
+struct Trap {
+    /// The end of what came before, as long as they are less one byte.
+    tail: Vec<u8>,
+}
+
+impl Trap {
+    fn sees(&mut self, chunk: &[u8], bait: &[u8]) -> bool {
+        self.tail.extend(chunk);
+        let found = self.tail.windows(bait.len()).any(|window| window == bait);
+        self.tail.drain(..self.tail.len().saturating_sub(bait.len() - 1));
         found
     }
 }
@@ -467,6 +511,15 @@ mod tests {
             let mut watcher = SubscribeWatcher::default();
             let n = command.chunks(size).filter(|chunk| watcher.sees(chunk)).count();
             assert!(n >= 1, "pieces of {size}");
+        }
+    }
+    #[test]
+    fn bytes_in_pieces_are_caught_once() {
+        let text = b"one lease:abc\r\n two lease:ab";
+        for size in 1..text.len() {
+            let mut trap = Trap::default();
+            let n = text.chunks(size).filter(|chunk| trap.sees(chunk, b"lease:abc\r\n")).count();
+            assert_eq!(n, 1, "pieces of {size}");
         }
     }
 }

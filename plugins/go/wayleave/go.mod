@@ -1,0 +1,3 @@
+module wayleave
+
+go 1.24

@@ -1,0 +1,1 @@
+../wayleave/wayleave.py

@@ -1,0 +1,1 @@
+../../python/wayleave/wayleave.py

@@ -12,7 +12,10 @@ use support::{machine, stats::median, table};
 use wayleave::{
     config::Config,
     metrics::Metrics,
-    plugin::{Caller, Lookup, MemoryStore, MessageView, Plugin, PluginHost, Routing, Unavailable, Verdict},
+    plugin::{
+        Admission, Caller, JoinView, Lookup, MemoryStore, MessageView, Plugin, PluginHost, Routing, Unavailable,
+        Verdict,
+    },
     protocol::{MemberInfo, Payload},
 };
 
@@ -46,7 +49,8 @@ fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let host = PluginHost::open(None, Arc::new(MemoryStore::default()), Arc::new(Nobody), Metrics::new()).unwrap();
     let load = |name: &str, path: &str, more: &str| -> Option<Arc<Plugin>> {
-        if !root.join(path).join("plugin.wasm").is_file() && !path.ends_with(".wat") {
+        let is_built = |file: &&str| root.join(path).join(file).is_file();
+        if !root.join(path).is_file() && !["plugin.wasm", "plugin.js"].iter().any(is_built) {
             println!("left out: {path} is not built; `make plugins` builds it");
             return None;
         }
@@ -59,6 +63,12 @@ fn main() {
     let moderation = load("moderation", "plugins/rust/moderation", words);
     let script = load("moderation-ts", "plugins/typescript/moderation", words);
     let mentions = load("mentions", "plugins/rust/mentions", "");
+    let c = load("moderation-c", "plugins/c/moderation", words);
+    let empty_script = load("pass-js", "plugins/fixtures/pass.js", "");
+    let mentions_script = load("mentions-ts", "plugins/typescript/mentions", "");
+    let rooms = "[plugins.settings.rooms]\n\"chat:*\" = [\"ada\"]";
+    let members = load("members-only", "plugins/typescript/members-only", rooms);
+    let members_c = load("members-only-c", "plugins/c/members-only", rooms);
 
     let body = |text: &str| {
         let mut body = format!("{{\"text\":\"{text}");
@@ -79,8 +89,17 @@ fn main() {
     row("emptiest guest (component text)", pass.as_deref().map(|plugin| transform(plugin, &clean)));
     row("moderation (Rust), clean", moderation.as_deref().map(|plugin| transform(plugin, &clean)));
     row("moderation (Rust), masked", moderation.as_deref().map(|plugin| transform(plugin, &dirty)));
+    row("moderation (C), clean", c.as_deref().map(|plugin| transform(plugin, &clean)));
+    row("moderation (C), masked", c.as_deref().map(|plugin| transform(plugin, &dirty)));
+    row("members-only (C)", members_c.as_deref().map(join));
     row("mentions (Rust), none", mentions.as_deref().map(|plugin| route(plugin, &clean)));
     row("mentions (Rust), two", mentions.as_deref().map(|plugin| route(plugin, &mention)));
+    row("emptiest script, transform", empty_script.as_deref().map(|plugin| transform(plugin, &clean)));
+    row("emptiest script, route", empty_script.as_deref().map(|plugin| route(plugin, &clean)));
+    row("emptiest script, authorize", empty_script.as_deref().map(join));
+    row("members-only (TypeScript)", members.as_deref().map(join));
+    row("mentions (TypeScript), none", mentions_script.as_deref().map(|plugin| route(plugin, &clean)));
+    row("mentions (TypeScript), two", mentions_script.as_deref().map(|plugin| route(plugin, &mention)));
     row("moderation (TypeScript), clean", script.as_deref().map(|plugin| transform(plugin, &clean)));
     row("moderation (TypeScript), masked", script.as_deref().map(|plugin| transform(plugin, &dirty)));
     if let (Some(moderation), Some(mentions)) = (&moderation, &mentions) {
@@ -122,6 +141,14 @@ fn route_once(plugin: &Plugin, payload: &Payload) {
         Ok(Routing::Pass | Routing::Add(_)) => {}
         other => stop(&other),
     }
+}
+
+fn join(plugin: &Plugin) -> f64 {
+    let join = JoinView { room: "chat:lobby", token: "", data: None };
+    measure(|| match plugin.join(CALLER, join) {
+        Ok(Admission::Allow(_)) => {}
+        other => stop(&other),
+    })
 }
 
 fn stop(what: &dyn fmt::Debug) -> ! {

@@ -14,7 +14,7 @@ use wasmtime::{
     Engine,
     component::{Component, HasSelf, Instance, InstancePre, Linker},
 };
-use wit_bindgen_core::wit_parser::{Resolve, SourceMap};
+use wit_bindgen_core::wit_parser::{PackageId, Resolve, SourceMap};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
 use super::{
@@ -79,22 +79,22 @@ fn compile(engine: &Engine) -> Result<Component, String> {
 
 fn encode() -> anyhow::Result<Vec<u8>> {
     let mut resolve = Resolve::default();
-    let mut sources = SourceMap::default();
-    for (file, text) in WIT {
-        sources.push_str(file, *text);
-    }
-    let parse = |sources: SourceMap| sources.parse().map_err(|(_, error)| anyhow::anyhow!("{error:?}"));
-    let mut push =
-        |sources| anyhow::Ok(resolve.push_group(parse(sources)?).map_err(|error| anyhow::anyhow!("{error:?}"))?);
-    push(sources)?;
-    let mut own = SourceMap::default();
-    own.push_str("world.wit", SCRIPT_WIT);
-    let package = push(own)?;
+    push(&mut resolve, WIT)?;
+    let package = push(&mut resolve, &[("world.wit", SCRIPT_WIT)])?;
     let world = resolve.select_world(&[package], Some(WORLD))?;
     let mut module = ENGINE.to_vec();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
     // The compiler validates what comes out.
     ComponentEncoder::default().validate(false).module(&module)?.encode()
+}
+
+fn push(resolve: &mut Resolve, files: &[(&str, &str)]) -> anyhow::Result<PackageId> {
+    let mut sources = SourceMap::default();
+    for (file, text) in files {
+        sources.push_str(file, *text);
+    }
+    let package = sources.parse().map_err(|(_, error)| anyhow::anyhow!("{error:?}"))?;
+    resolve.push_group(package).map_err(|error| anyhow::anyhow!("{error:?}"))
 }
 
 /// True if this file is for the engine.

@@ -14,6 +14,10 @@ use super::{bindings, put, run};
 const INSTALL: &str = "one of: apt-get install clang lld libclang-rt-dev-wasm32 wasi-libc (Debian, Ubuntu; of one version), \
                        pip install ziglang, https://ziglang.org/download, or wasi-sdk with WASI_SDK_PATH set";
 
+/// A stack that overflows must trap, not write over what lies below it. Zig's
+/// linker does not know this word, and puts the stack first by itself.
+const STACK_FIRST: &str = "-Wl,--stack-first";
+
 /// A C compiler for wasm, and what it wants to hear before anything else.
 struct Compiler {
     program: OsString,
@@ -22,7 +26,7 @@ struct Compiler {
 
 impl Compiler {
     fn new(program: impl Into<OsString>, arguments: &[&str]) -> Self {
-        Self { program: program.into(), arguments: arguments.iter().map(ToString::to_string).collect() }
+        Self { program: program.into(), arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect() }
     }
 
     fn command(&self) -> Command {
@@ -38,7 +42,7 @@ fn compiler() -> anyhow::Result<Compiler> {
     if let Some(sdk) = std::env::var_os("WASI_SDK_PATH").map(PathBuf::from) {
         let clang = sdk.join("bin/clang");
         ensure!(clang.is_file(), "WASI_SDK_PATH is set, and there is no `{}`", clang.display());
-        return Ok(Compiler::new(clang, &["--target=wasm32-wasip1"]));
+        return Ok(Compiler::new(clang, &["--target=wasm32-wasip1", STACK_FIRST]));
     }
     let names = (16..=24).rev().map(|version| format!("clang-{version}")).chain(["clang".to_owned()]);
     // The old name of the target is what Debian's libc has its folders by.
@@ -46,7 +50,7 @@ fn compiler() -> anyhow::Result<Compiler> {
         .flat_map(|name| ["wasm32-wasip1", "wasm32-wasi"].map(|target| (name.clone(), target)))
         .find(|(name, target)| has_libc(name, target));
     if let Some((name, target)) = clang {
-        return Ok(Compiler::new(name, &[&format!("--target={target}"), "-Wno-deprecated"]));
+        return Ok(Compiler::new(name, &[&format!("--target={target}"), "-Wno-deprecated", STACK_FIRST]));
     }
     let zig = [("zig", &["cc"][..]), ("python3", &["-m", "ziglang", "cc"]), ("python", &["-m", "ziglang", "cc"])];
     for (program, arguments) in zig {
@@ -81,8 +85,7 @@ pub(super) fn build(folder: &Path) -> anyhow::Result<()> {
         // Speed before size: it runs for every message. Then a library, not a
         // program: there is no `main`.
         .args(["-std=c11", "-O3", "-flto", "-msimd128", "-Wall", "-Wextra", "-mexec-model=reactor"])
-        // A stack that overflows must trap, not write over what lies below it.
-        .args(["-Wl,--stack-first", "-Wl,-z,stack-size=262144", "-Wl,--strip-debug"])
+        .args(["-Wl,-z,stack-size=262144", "-Wl,--strip-debug"])
         .arg("-I")
         .arg(&bindings.folder)
         .args(c_files(&folder.join("src"))?)

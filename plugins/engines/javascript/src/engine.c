@@ -272,6 +272,8 @@ loaded *load(const char *source, size_t length, const char *name, size_t name_le
     default: break;
     }
     JS_FreeValue(engine, promise);
+    // By `import()`, while it ran.
+    if ((missing = imports_missing())) return failed(missing);
     imports_seal();
     JSValue exports = JS_GetModuleNamespace(engine, definition);
     if (JS_IsException(exports)) return failed_with_exception();

@@ -24,6 +24,7 @@ mod http;
 pub mod kv;
 mod lane;
 mod load;
+pub mod time;
 pub mod types;
 mod version;
 
@@ -35,7 +36,8 @@ use self::{
 };
 pub use self::{
     kv::{KvStore, MemoryStore, NotStored},
-    load::LoadError,
+    load::{Examined, LoadError},
+    time::{SystemTime, Time},
     types::{
         Action, Admission, Answer, Authentication, Caller, Delivery, EventView, Failure, FailureKind, Grant, HelloView,
         Hook, Identity, JoinView, MessageView, MomentView, Permission, Policy, Routing, Terms, Verdict,
@@ -78,10 +80,13 @@ pub trait Lookup: Send + Sync + fmt::Debug {
 struct Environment {
     store: Arc<dyn KvStore>,
     lookup: Arc<dyn Lookup>,
+    time: Arc<dyn Time>,
     started: Instant,
     clock: engine::Clock,
     metrics: Metrics,
     requests: http::Requests,
+    /// Compiled code by its content, where the same is loaded many times.
+    compiled: Option<Mutex<HashMap<blake3::Hash, wasmtime::component::Component>>>,
 }
 
 /// Makes plugins. One for the life of the process.
@@ -109,9 +114,36 @@ impl PluginHost {
         lookup: Arc<dyn Lookup>,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
+        Self::open_for(cache, store, lookup, metrics, None)
+    }
+
+    /// The same for tests of plugins: what time it is comes from `time`, and
+    /// compiled code is kept, since the same is loaded with many settings.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_for_tests(
+        cache: Option<&Path>,
+        store: Arc<dyn KvStore>,
+        lookup: Arc<dyn Lookup>,
+        time: Arc<dyn Time>,
+    ) -> anyhow::Result<Self> {
+        Self::open_for(cache, store, lookup, Metrics::new(), Some(time))
+    }
+
+    fn open_for(
+        cache: Option<&Path>,
+        store: Arc<dyn KvStore>,
+        lookup: Arc<dyn Lookup>,
+        metrics: Metrics,
+        tests: Option<Arc<dyn Time>>,
+    ) -> anyhow::Result<Self> {
         let (engine, clock) = engine::open(cache)?;
         let requests = http::Requests::default();
-        let environment = Environment { store, lookup, started: Instant::now(), clock, metrics, requests };
+        let compiled = tests.is_some().then(Mutex::default);
+        let time = tests.unwrap_or_else(|| Arc::new(SystemTime));
+        let started = time.monotonic();
+        let environment = Environment { store, lookup, time, started, clock, metrics, requests, compiled };
         Ok(Self { engine, environment: Arc::new(environment), generations: Mutex::default() })
     }
 
@@ -131,6 +163,15 @@ impl PluginHost {
             }
         }
         if errors.is_empty() { Ok(plugins) } else { Err(errors) }
+    }
+
+    /// Says what can be known of a plugin without running it; of its config only
+    /// the path counts.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no plugin.
+    pub fn examine(&self, config: &PluginConfig) -> Result<Examined, String> {
+        load::examine(&self.engine, config)
     }
 
     fn load_one(&self, config: &PluginConfig, running: &[Arc<Plugin>]) -> Result<Arc<Plugin>, String> {
@@ -171,6 +212,15 @@ impl PluginHost {
             failures: AtomicUsize::new(0),
         }))
     }
+}
+
+/// What a guest costs that has just been made, its `init` included.
+#[derive(Debug, Clone, Copy)]
+pub struct Fresh {
+    /// How long it took.
+    pub took: Duration,
+    /// Bytes of its memory.
+    pub memory: usize,
 }
 
 /// Warm guests that are kept. Calls run on the runtime's threads, so there is
@@ -332,6 +382,31 @@ impl Plugin {
     pub fn answer(&self, caller: Caller<'_>, method: &str, payload: &Payload) -> Result<Answer, Failure> {
         let max = self.program.config.targets;
         self.call(Hook::Call, |functions, store| functions.call(store, caller, method, payload, max))
+    }
+
+    /// Bytes of memory of its largest guest that waits for a call.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.idle.lock().iter().map(Guest::memory).max().unwrap_or(0)
+    }
+
+    /// Throws away the guests that are warm and makes a fresh one, so that
+    /// nothing is left of the calls before.
+    ///
+    /// # Errors
+    /// If none can be made; the hook of the failure means nothing.
+    pub fn renew(&self) -> Result<Fresh, Failure> {
+        self.idle.lock().clear();
+        let started = Instant::now();
+        let guest = Guest::start(&self.program).map_err(|(kind, reason)| Failure {
+            plugin: self.name().to_owned(),
+            hook: self.hooks[0],
+            kind,
+            reason,
+        })?;
+        let fresh = Fresh { took: started.elapsed(), memory: guest.memory() };
+        self.idle.lock().push(guest);
+        Ok(fresh)
     }
 
     fn call<A>(

@@ -122,6 +122,12 @@ impl Grant {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, grant)| *grant)
     }
 
+    /// As the config writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, grant)| *grant == self).map_or("", |(name, _)| name)
+    }
+
     /// All names, for messages.
     #[must_use]
     pub fn names() -> String {

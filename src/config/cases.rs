@@ -317,7 +317,8 @@ fn read_lookup(table: &Table<'_>) -> Option<BTreeMap<String, Vec<MemberInfo>>> {
     }
     let rooms = table.json("lookup");
     let wrong = || {
-        table.wrong("lookup", r#"expected rooms with their members, as in { "chat:1" = ["ada", { user = "bob" }] }"#)
+        let expected = r#"expected rooms with their members, as in { "chat:1" = ["ada", { user = "bob" }] }"#;
+        table.wrong("lookup", expected);
     };
     let Some(rooms) = rooms.as_object() else {
         wrong();

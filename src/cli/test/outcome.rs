@@ -110,7 +110,7 @@ fn refusal(refusal: &Refusal, like: &Value) -> Value {
     fields.insert("code".to_owned(), json!(refusal.code));
     let is_compared = like.is_null() || like.get("reason").is_some();
     put(&mut fields, "reason", is_compared.then(|| json!(refusal.reason)));
-    put(&mut fields, "temporary", refusal.temporary.then(|| json!(true)));
+    put(&mut fields, "temporary", refusal.temporary.then_some(json!(true)));
     Value::Object(fields)
 }
 

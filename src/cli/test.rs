@@ -7,13 +7,13 @@ use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use anyhow::bail;
 use notify::RecursiveMode;
 
 use self::{
+    log::GuestLog,
     report::{Count, Format},
     run::Subject,
     stage::Stage,
@@ -25,6 +25,7 @@ use crate::{
     reload::{Watcher, settled},
 };
 
+mod log;
 mod outcome;
 mod report;
 mod run;
@@ -56,10 +57,11 @@ pub(super) struct Test {
 }
 
 pub(super) fn main(test: &Test) -> ExitCode {
+    let log = GuestLog::start();
     if test.watch {
-        return super::block_on(watch(test));
+        return super::block_on(watch(test, &log));
     }
-    match test.run() {
+    match test.run(&log) {
         Ok(count) if count.mistakes > 0 => ExitCode::from(EXIT_MISTAKE),
         Ok(count) if count.failed > 0 => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
@@ -71,12 +73,12 @@ pub(super) fn main(test: &Test) -> ExitCode {
 }
 
 /// Tests, and again after each change, for ever.
-async fn watch(test: &Test) -> anyhow::Result<()> {
+async fn watch(test: &Test, log: &GuestLog) -> anyhow::Result<()> {
     let mut watcher = Watcher::new()?;
     loop {
         // A signal is to end it at once, whatever is being built.
         tokio::task::block_in_place(|| {
-            if let Err(error) = test.run() {
+            if let Err(error) = test.run(log) {
                 eprintln!("{error:#}");
             }
         });
@@ -104,7 +106,7 @@ struct Tested {
 }
 
 impl Test {
-    fn run(&self) -> anyhow::Result<Count> {
+    fn run(&self, log: &GuestLog) -> anyhow::Result<Count> {
         let plugins = self.plugins()?;
         if self.update && plugins.len() > 1 {
             bail!("--update takes one plugin: it is the one that says what is expected");
@@ -127,29 +129,29 @@ impl Test {
             let cache = Path::new(CACHE);
             let cache = cache.is_dir().then_some(cache);
             let host = PluginHost::open_for_tests(cache, stage.clone(), stage.clone(), stage.time())?;
-            for plugin in &tested {
-                self.test(plugin, &host, &stage, &mut count)?;
+            for Tested { label, name, path, files } in &tested {
+                let subject = Subject { host: &host, stage: &stage, log, name, path };
+                self.test(label, &subject, files, &mut count)?;
             }
         }
         count.print(self.format);
         Ok(count)
     }
 
-    fn test(&self, plugin: &Tested, host: &PluginHost, stage: &Arc<Stage>, count: &mut Count) -> anyhow::Result<()> {
-        let subject = Subject { host, stage, name: &plugin.name, path: &plugin.path };
-        for file in &plugin.files {
-            report::print_head(&plugin.label, file, self.format);
+    fn test(&self, label: &str, subject: &Subject<'_>, files: &[CaseFile], count: &mut Count) -> anyhow::Result<()> {
+        for file in files {
+            report::print_head(label, file, self.format);
             let reports = match subject.put(file) {
                 Ok(reports) => reports,
                 Err(reason) => {
                     count.mistakes += 1;
-                    eprintln!("{}: {reason}", plugin.label);
+                    eprintln!("{}: {reason}", label);
                     continue;
                 }
             };
             let written = if self.update { update::write(file, &reports)? } else { vec![false; reports.len()] };
             for ((case, steps), written) in file.cases.iter().zip(&reports).zip(written) {
-                report::print_case(&plugin.label, file, case, steps, written, self.format);
+                report::print_case(label, file, case, steps, written, self.format);
                 let is_good = steps.iter().all(run::StepReport::is_good);
                 *match (is_good, written) {
                     (true, _) => &mut count.passed,

@@ -228,7 +228,8 @@ impl Step {
             return table.wrong("hook", text);
         }
         let needs_payload = matches!(self.hook, Some(Hook::AuthorizePublish | Hook::Transform | Hook::Route));
-        if needs_payload && self.payload.is_none() {
+        let says_payload = PAYLOAD_KEYS.iter().any(|key| table.has(key));
+        if needs_payload && self.payload.is_none() && !says_payload {
             table.wrong("data", "a message has `data`, `text`, `json` or `binary`");
         }
         if let Some(expect) = &self.expect {
@@ -415,4 +416,56 @@ pub(crate) fn named(template: &PluginConfig, name: &str, path: &Path, settings: 
         plugin.settings.clone_from(settings);
     }
     plugin
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<CaseFile, Vec<Mistake>> {
+        CaseFile::parse(Path::new("cases.toml"), text)
+    }
+
+    #[test]
+    fn a_step_has_what_its_case_says_unless_it_says_more() {
+        let file = parse(
+            "[[cases]]\nname = \"a\"\nhook = \"transform\"\nroom = \"r\"\nclient = { user = \"ada\" }\ndata = 1\n\
+             steps = [{ data = 2 }, { after = \"2s\", room = \"s\" }, { after = \"1s\", now = 1970-01-01T00:00:07Z }]\n",
+        );
+        let steps = file.unwrap().cases.remove(0).steps;
+        let of = |pick: fn(&Step) -> String| steps.iter().map(pick).collect::<Vec<_>>();
+        assert_eq!(of(|step| step.room.clone()), ["r", "s", "r"]);
+        assert_eq!(of(|step| step.payload.as_ref().unwrap().to_json().into_owned()), ["2", "1", "1"]);
+        assert_eq!(of(|step| step.user.clone()), ["ada"; 3]);
+        assert_eq!(of(|step| step.now.to_string()), [NOW, NOW + 2_000, 7_000].map(|now| now.to_string()));
+    }
+
+    #[test]
+    fn json_of_an_answer_is_the_data_that_it_stands_for() {
+        let expect = |text: &str| {
+            let text = format!("[[cases]]\nname = \"a\"\nhook = \"transform\"\ndata = 1\nexpect = {text}\n");
+            parse(&text).unwrap().cases.remove(0).steps.remove(0).expect.unwrap()
+        };
+        let answer = serde_json::json!({ "replace": { "data": [null] } });
+        assert_eq!(expect("{ replace = { json = '[null]' } }").answer, answer);
+        let with_kv = expect("{ verdict = \"pass\", kv = { n = 1 } }");
+        assert_eq!((with_kv.answer, with_kv.kv.unwrap()["n"].clone()), ("pass".into(), 1.into()));
+    }
+
+    #[test]
+    fn what_is_kept_is_text_unless_it_is_written_as_bytes() {
+        let kept = |json: Value| kept_payload(&json).unwrap();
+        assert_eq!(kept("a".into()), Payload::Text("a".into()));
+        assert_eq!(kept(3.into()), Payload::Text("3".into()));
+        assert_eq!(kept(serde_json::json!({ "binary": "AQI=" })), Payload::Binary(vec![1, 2]));
+    }
+
+    #[test]
+    fn each_step_must_be_asked_something() {
+        let lines = |text: &str| parse(text).err().unwrap().iter().map(|mistake| mistake.line).collect::<Vec<_>>();
+        assert_eq!(lines("[[cases]]\nname = \"a\"\n"), [1]);
+        assert_eq!(lines("[[cases]]\nname = \"a\"\nsteps = [\n{ hook = \"tick\" },\n{ token = \"\" }]\n"), [5]);
+        assert_eq!(lines("[[cases]]\nname = \"a\"\nhook = \"route\"\n"), [1]);
+        assert_eq!(lines("[[cases]]\nname = \"a\"\nhook = \"route\"\ndata = 1\ntext = '1'\n"), [4]);
+    }
 }

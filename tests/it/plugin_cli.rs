@@ -158,7 +158,7 @@ fn update_writes_answers_and_leaves_the_rest_as_it_is() {
     let expected = cases
         .replace("data = { a = 1 }\n", "data = { a = 1 }\nexpect = \"pass\"\n")
         .replace("expect = \"drop\"", "expect = \"pass\"")
-        .replace("{ data = 1 }", "{ data = 1 , expect = \"pass\" }");
+        .replace("{ data = 1 }", "{ data = 1, expect = \"pass\" }");
     assert_eq!(written, expected);
     let (status, text) = run(&["--update"]);
     assert!(status == Some(0) && text.contains("3 passed, 0 failed\n"), "{text}");

@@ -86,6 +86,7 @@ pub(super) fn print_case(
         if let Some(note) = &step.note {
             println!("      {}", note.replace('\n', "\n      "));
         }
+        step.log.iter().for_each(|line| println!("      log: {line}"));
         match &step.expected {
             None => {
                 println!("      has no `expect`; --update writes what it answers now:");
@@ -108,6 +109,7 @@ fn step_json(step: &StepReport) -> Value {
         "expected": step.expected.as_ref().map(whole),
         "actual": whole(&step.actual),
         "note": step.note,
+        "log": step.log,
     })
 }
 

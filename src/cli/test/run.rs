@@ -10,6 +10,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    log::GuestLog,
     outcome::{self, Outcome, same},
     stage::Stage,
 };
@@ -30,6 +31,8 @@ pub(super) struct StepReport {
     pub(super) expected: Option<Expect>,
     pub(super) actual: Expect,
     pub(super) note: Option<String>,
+    /// What the plugin logged.
+    pub(super) log: Vec<String>,
     pub(super) took: Duration,
 }
 
@@ -51,6 +54,7 @@ impl StepReport {
 pub(super) struct Subject<'a> {
     pub(super) host: &'a PluginHost,
     pub(super) stage: &'a Stage,
+    pub(super) log: &'a GuestLog,
     /// As the store and the log call it.
     pub(super) name: &'a str,
     /// A folder or a file.
@@ -98,6 +102,10 @@ impl Subject<'_> {
 
     fn put_step(&self, step: &Step, plugin: Result<&Plugin, &String>, init: Duration) -> StepReport {
         self.stage.turn_to(step);
+        if !matches!((&plugin, step.hook), (_, None) | (Err(_), _)) {
+            // What was logged at the start belongs to `init`.
+            self.log.take();
+        }
         let (outcome, took) = match (plugin, step.hook) {
             (Ok(plugin), Some(hook)) => ask(plugin, hook, step),
             (Ok(_), None) => (Outcome::Init(Ok(())), init),
@@ -118,6 +126,7 @@ impl Subject<'_> {
             expected: step.expect.clone(),
             actual: Expect { answer: outcome.to_json(&like), kv },
             note: outcome.note().map(str::to_owned),
+            log: self.log.take(),
             took,
         }
     }

@@ -4,7 +4,7 @@
 //! as they are, which is why it does not go through a tree of values.
 
 use anyhow::{Context, anyhow};
-use toml_edit::{DocumentMut, Item, TableLike, value};
+use toml_edit::{DocumentMut, Item, RawString, TableLike, value};
 
 use super::{super::to_toml::to_toml, report::whole, run::StepReport};
 use crate::config::cases::CaseFile;
@@ -30,7 +30,7 @@ pub(super) fn write(file: &CaseFile, reports: &[Vec<StepReport>]) -> anyhow::Res
             continue;
         }
         for (n, step) in steps.iter().enumerate() {
-            let table = nth(table.get_mut("steps"), n).ok_or_else(moved)?;
+            let table = nth(table.0.get_mut("steps"), n).ok_or_else(moved)?;
             put(table, step).with_context(|| format!("case `{}`, step {}", case.name, n + 1))?;
         }
     }
@@ -38,11 +38,11 @@ pub(super) fn write(file: &CaseFile, reports: &[Vec<StepReport>]) -> anyhow::Res
     Ok(changed)
 }
 
-fn put(table: &mut dyn TableLike, step: &StepReport) -> anyhow::Result<()> {
+fn put((table, is_inline): (&mut dyn TableLike, bool), step: &StepReport) -> anyhow::Result<()> {
     if step.is_good() {
         return Ok(());
     }
-    let new = to_toml(&whole(&step.actual)).ok_or_else(|| {
+    let mut new = to_toml(&whole(&step.actual)).ok_or_else(|| {
         anyhow!("TOML has no null: this answer cannot be written as it is, compare a part of it by hand")
     })?;
     // In place of what is there, so that it keeps its place and its comments.
@@ -52,17 +52,33 @@ fn put(table: &mut dyn TableLike, step: &StepReport) -> anyhow::Result<()> {
             *old = new;
             *old.decor_mut() = decor;
         }
-        _ => drop(table.insert("expect", value(new))),
+        _ => {
+            let space = if is_inline { take_space(table) } else { None };
+            if let Some(space) = space {
+                new.decor_mut().set_suffix(space);
+            }
+            table.insert("expect", value(new));
+        }
     }
     Ok(())
 }
 
-/// A list of tables is written as `[[list]]` or as `list = [{ … }]`.
-fn nth(list: Option<&mut Item>, n: usize) -> Option<&mut dyn TableLike> {
+/// What stands before the brace that closes a table of one line.
+fn take_space(table: &mut dyn TableLike) -> Option<RawString> {
+    let (_, last) = table.iter_mut().last()?;
+    let decor = last.as_value_mut()?.decor_mut();
+    let space = decor.suffix().cloned();
+    decor.set_suffix("");
+    space
+}
+
+/// A list of tables is written as `[[list]]` or as `list = [{ … }]`; true: the
+/// latter.
+fn nth(list: Option<&mut Item>, n: usize) -> Option<(&mut dyn TableLike, bool)> {
     match list? {
-        Item::ArrayOfTables(tables) => tables.get_mut(n).map(|table| table as &mut dyn TableLike),
+        Item::ArrayOfTables(tables) => tables.get_mut(n).map(|table| (table as &mut dyn TableLike, false)),
         Item::Value(toml_edit::Value::Array(items)) => {
-            items.get_mut(n)?.as_inline_table_mut().map(|table| table as &mut dyn TableLike)
+            items.get_mut(n)?.as_inline_table_mut().map(|table| (table as &mut dyn TableLike, true))
         }
         _ => None,
     }

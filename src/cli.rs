@@ -15,6 +15,7 @@ mod dev;
 mod inspect;
 mod new;
 mod notify;
+mod record;
 mod run;
 mod server;
 mod subscribe;
@@ -69,6 +70,7 @@ enum PluginCommand {
     Test(test::Test),
     New(new::New),
     Inspect(inspect::Inspect),
+    Record(record::Record),
 }
 
 #[derive(Debug, clap::Args)]
@@ -97,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Plugin(PluginCommand::Test(test)) => test::main(&test),
         Command::Plugin(PluginCommand::New(new)) => new::main(&new),
         Command::Plugin(PluginCommand::Inspect(inspect)) => inspect::main(&inspect),
+        Command::Plugin(PluginCommand::Record(record)) => record::main(&record),
     }
 }
 

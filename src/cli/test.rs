@@ -145,7 +145,7 @@ impl Test {
                 Ok(reports) => reports,
                 Err(reason) => {
                     count.mistakes += 1;
-                    eprintln!("{}: {reason}", label);
+                    eprintln!("{label}: {reason}");
                     continue;
                 }
             };

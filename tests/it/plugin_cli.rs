@@ -2,12 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::fixture;
+use crate::support::{PATIENCE, fixture, instance::Instance};
 
 fn wayleave(arguments: &[&str], folder: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_wayleave")).args(arguments).current_dir(folder).output().unwrap()
@@ -275,4 +276,65 @@ fn inspect_goes_on_where_a_plugin_wants_settings() {
     assert!(given["entry"].as_str().unwrap().contains("settings = { words = [\"darn\"] }"), "{given}");
     let of_config = inspect(&["--config", "config.toml", "--name", "moderation"]);
     assert!(of_config["measured"]["hooks"]["transform"]["calls"].as_u64().unwrap() > 0, "{of_config}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_tests_again_when_a_case_changes() {
+    let cases = |expect: &str| format!("[[cases]]\nname = \"a\"\nhook = \"transform\"\ndata = 1\nexpect = {expect}\n");
+    let folder = with_cases("pass", &cases("\"drop\""));
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_wayleave"))
+        .args(["plugin", "test", "p.wat", "--watch"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut says = async |text: &str| loop {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("it says nothing").unwrap();
+        if line.expect("it ended").contains(text) {
+            return;
+        }
+    };
+    says("0 passed, 1 failed").await;
+    says("waiting for changes").await;
+    std::fs::write(folder.path().join("cases/p.toml"), cases("\"pass\"")).unwrap();
+    says("1 passed, 0 failed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_in_a_room_becomes_cases_without_anybodys_words() {
+    let config = "[api]\nkeys = [{ name = \"all\", key = \"a-key-of-the-tests\" }]\n\
+                  [[rooms]]\nmatch = \"chat:*\"\npublish = \"members\"\n";
+    let gateway = Instance::start(config, None, "recorded").await;
+    let folder = with_cases("pass", "");
+    std::fs::remove_file(folder.path().join("cases/p.toml")).unwrap();
+    std::fs::write(folder.path().join("config.toml"), gateway.config()).unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_wayleave"))
+        .args(["plugin", "record", "--room", "chat:*", "--count", "2", "--keep", "kind", "cases/p.toml"])
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut heard = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, heard.next_line()).await.expect("it says nothing").unwrap();
+    assert!(line.as_ref().is_some_and(|line| line.starts_with("recording `chat:*`")), "{line:?}");
+    let mut client = gateway.client().await;
+    client.join("chat:1").await;
+    client.publish("chat:1", serde_json::json!({ "text": "Hi @bob 1", "kind": "chat", "n": 7 })).await;
+    client.publish("chat:1", serde_json::json!([null])).await;
+    assert!(tokio::time::timeout(PATIENCE, child.wait()).await.unwrap().unwrap().success());
+    let written = std::fs::read_to_string(folder.path().join("cases/p.toml")).unwrap();
+    for part in
+        ["text = \"Xx @xxx 0\"", "kind = \"chat\"", "n = 7", "json = \"[null]\"", "connection = \"connection-1\""]
+    {
+        assert!(written.contains(part), "no {part:?} in:\n{written}");
+    }
+    let test = |more: &[&str]| said(&wayleave(&[&["plugin", "test", "p.wat"], more].concat(), folder.path()));
+    assert_eq!(test(&["--update"]).0, Some(0));
+    let (status, text) = test(&[]);
+    assert!(status == Some(0) && text.contains("2 passed"), "{text}");
+    let (status, text) = said(&wayleave(&["plugin", "record", "--room", "chat:*", "cases/p.toml"], folder.path()));
+    assert!(status == Some(1) && text.contains("is there already"), "{text}");
 }

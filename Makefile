@@ -17,9 +17,9 @@ FUZZ_SECONDS ?= 120
 SEEDS ?= 10000
 SECONDS ?= 60
 SEED ?= $(shell date +%s)
-# Those that config.toml serves, and examples that it does not.
-SERVED := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
-PLUGINS := $(sort $(SERVED) $(wildcard plugins/c/m* plugins/typescript/*))
+# In every language that has them; plugins/cases says what all of them answer.
+EXAMPLES := $(foreach name,moderation members-only mentions,$(wildcard plugins/*/$(name)))
+PLUGINS := $(sort $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml) $(EXAMPLES))
 TEMPLATES := $(wildcard plugins/templates/*)
 # Built for tests alone.
 PROBES := plugins/fixtures/probe
@@ -105,7 +105,7 @@ test-autobahn: build
 
 test-plugins: plugins
 	echo "== the example plugins' own tests"
-	for folder in $(PLUGINS); do
+	for folder in $(PLUGINS) $(wildcard plugins/templates/*); do
 		if [ -f $$folder/Cargo.toml ]; then
 			echo "-- $$folder"
 			CARGO_TARGET_DIR=target/plugins $(CARGO) test --quiet --manifest-path $$folder/Cargo.toml
@@ -116,6 +116,17 @@ test-plugins: plugins
 			echo "-- $$folder"
 			npm --prefix $$folder test --silent
 		fi
+	done
+	echo "== the examples, by the same cases in every language"
+	for cases in plugins/cases/*.toml; do
+		target/debug/wayleave plugin test --cases $$cases plugins/*/$$(basename $$cases .toml)
+	done
+	echo "== new plugins, as the templates make them"
+	made=$$(mktemp -d)
+	trap 'rm -rf $$made' EXIT
+	for language in $(notdir $(wildcard plugins/templates/*)); do
+		target/debug/wayleave plugin new $$language $$made/new-$$language >/dev/null
+		CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin test $$made/new-$$language
 	done
 
 test-clients: build

@@ -12,10 +12,15 @@ mod build;
 mod check;
 mod client;
 mod dev;
+mod inspect;
+mod new;
 mod notify;
+mod record;
 mod run;
 mod server;
 mod subscribe;
+mod test;
+mod to_toml;
 mod token;
 
 /// A realtime gateway whose rooms are decided by WebAssembly plugins.
@@ -62,6 +67,10 @@ enum PluginCommand {
         #[command(flatten)]
         config: ConfigArgument,
     },
+    Test(test::Test),
+    New(new::New),
+    Inspect(inspect::Inspect),
+    Record(record::Record),
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +96,10 @@ pub fn main() -> ExitCode {
         Command::Tail(tail) => server::tail(&tail),
         Command::Bench(bench) => bench::main(&bench),
         Command::Plugin(PluginCommand::Build { folders, config }) => build::main(folders, &config.config),
+        Command::Plugin(PluginCommand::Test(test)) => test::main(&test),
+        Command::Plugin(PluginCommand::New(new)) => new::main(&new),
+        Command::Plugin(PluginCommand::Inspect(inspect)) => inspect::main(&inspect),
+        Command::Plugin(PluginCommand::Record(record)) => record::main(&record),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod auth;
 mod bus;
+pub(crate) mod cases;
 mod origin;
 mod pattern;
 mod plugins;
@@ -30,7 +31,7 @@ pub use self::{
     auth::{AuthConfig, JwksUrl, Jwt, KeySource},
     bus::{BusConfig, ClusterConfig, RedisConfig, RedisMode},
     origin::{Origin, OriginRule},
-    plugins::{HttpConfig, PluginConfig, RolloutBy, RolloutConfig},
+    plugins::{HttpConfig, NAME as PLUGIN_NAME, PluginConfig, RolloutBy, RolloutConfig, is_name as is_plugin_name},
     rates::{Level, Network, RateConfig, RateOf, network},
     read::Mistake,
     rooms::{

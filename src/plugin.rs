@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -30,6 +30,7 @@ mod lane;
 mod load;
 mod rollout;
 mod script;
+pub mod time;
 pub mod types;
 mod version;
 
@@ -41,8 +42,9 @@ use self::{
 };
 pub use self::{
     kv::{KvStore, MemoryStore, NotStored},
-    load::LoadError,
+    load::{Examined, LoadError},
     rollout::Phase,
+    time::{SystemTime, Time},
     types::{
         Action, Admission, Answer, Authentication, Caller, Delivery, EventView, Failure, FailureKind, Grant, HelloView,
         Hook, Identity, JoinView, MessageView, MomentView, Permission, Policy, Routing, Terms, Verdict,
@@ -84,11 +86,14 @@ pub trait Lookup: Send + Sync + fmt::Debug {
 struct Environment {
     store: Arc<dyn KvStore>,
     lookup: Arc<dyn Lookup>,
+    time: Arc<dyn Time>,
     started: Instant,
     clock: engine::Clock,
     metrics: Metrics,
     requests: http::Requests,
     scripts: script::Scripts,
+    /// Compiled code by its content, where the same is loaded many times.
+    compiled: Option<Mutex<HashMap<blake3::Hash, wasmtime::component::Component>>>,
 }
 
 /// Makes plugins. One for the life of the process.
@@ -116,17 +121,37 @@ impl PluginHost {
         lookup: Arc<dyn Lookup>,
         metrics: Metrics,
     ) -> anyhow::Result<Self> {
+        Self::open_for(cache, store, lookup, metrics, None)
+    }
+
+    /// The same for tests of plugins: what time it is comes from `time`, and
+    /// compiled code is kept, since the same is loaded with many settings.
+    ///
+    /// # Errors
+    /// As for `open`.
+    pub fn open_for_tests(
+        cache: Option<&Path>,
+        store: Arc<dyn KvStore>,
+        lookup: Arc<dyn Lookup>,
+        time: Arc<dyn Time>,
+    ) -> anyhow::Result<Self> {
+        Self::open_for(cache, store, lookup, Metrics::new(), Some(time))
+    }
+
+    fn open_for(
+        cache: Option<&Path>,
+        store: Arc<dyn KvStore>,
+        lookup: Arc<dyn Lookup>,
+        metrics: Metrics,
+        tests: Option<Arc<dyn Time>>,
+    ) -> anyhow::Result<Self> {
         let (engine, clock) = engine::open(cache)?;
         let requests = http::Requests::default();
-        let environment = Environment {
-            store,
-            lookup,
-            started: Instant::now(),
-            clock,
-            metrics,
-            requests,
-            scripts: script::Scripts::default(),
-        };
+        let compiled = tests.is_some().then(Mutex::default);
+        let time = tests.unwrap_or_else(|| Arc::new(SystemTime));
+        let started = time.monotonic();
+        let scripts = script::Scripts::default();
+        let environment = Environment { store, lookup, time, started, clock, metrics, requests, scripts, compiled };
         Ok(Self { engine, environment: Arc::new(environment), generations: Mutex::default() })
     }
 
@@ -146,6 +171,15 @@ impl PluginHost {
             }
         }
         if errors.is_empty() { Ok(plugins) } else { Err(errors) }
+    }
+
+    /// Says what can be known of a plugin without running it; of its config only
+    /// the path counts.
+    ///
+    /// # Errors
+    /// If it cannot be read or is no plugin.
+    pub fn examine(&self, config: &PluginConfig) -> Result<Examined, String> {
+        load::examine(&self.engine, config)
     }
 
     fn load_one(&self, config: &PluginConfig, running: &[Arc<Plugin>]) -> Result<Arc<Plugin>, String> {
@@ -198,6 +232,15 @@ impl PluginHost {
 fn predecessor(config: &PluginConfig, hooks: &[Hook], running: &[Arc<Plugin>]) -> Option<Arc<Plugin>> {
     let before = running.iter().find(|plugin| plugin.program.config == *config && plugin.hooks == hooks)?;
     Some(before.rollout.holder().unwrap_or_else(|| Arc::clone(before)))
+}
+
+/// What a guest costs that has just been made, its `init` included.
+#[derive(Debug, Clone, Copy)]
+pub struct Fresh {
+    /// How long it took.
+    pub took: Duration,
+    /// Bytes of its memory.
+    pub memory: usize,
 }
 
 /// A loaded plugin of one generation.
@@ -296,6 +339,31 @@ impl Plugin {
     #[must_use]
     pub fn policy(&self, hook: Hook) -> Policy {
         self.program.config.on_failure.get(&hook).copied().unwrap_or(Policy::Closed)
+    }
+
+    /// Bytes of memory of its largest guest that waits for a call.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.idle.lock().iter().map(Guest::memory).max().unwrap_or(0)
+    }
+
+    /// Throws away the guests that are warm and makes a fresh one, so that
+    /// nothing is left of the calls before.
+    ///
+    /// # Errors
+    /// If none can be made; the hook of the failure means nothing.
+    pub fn renew(&self) -> Result<Fresh, Failure> {
+        self.idle.lock().clear();
+        let started = Instant::now();
+        let guest = Guest::start(&self.program).map_err(|(kind, reason)| Failure {
+            plugin: self.name().to_owned(),
+            hook: self.hooks[0],
+            kind,
+            reason,
+        })?;
+        let fresh = Fresh { took: started.elapsed(), memory: guest.memory() };
+        self.idle.lock().push(guest);
+        Ok(fresh)
     }
 }
 

@@ -78,6 +78,11 @@ pub(super) fn is_stale(folder: &Path) -> bool {
     built.is_none() || built <= sources(folder).into_values().flatten().max()
 }
 
+/// True if it is the source folder of a plugin.
+pub(super) fn is_plugin(folder: &Path) -> bool {
+    LANGUAGES.iter().any(|language| folder.join(language.mark).is_file())
+}
+
 /// Builds one folder.
 ///
 /// # Errors

@@ -42,13 +42,18 @@ pub(super) fn publish(publish: &Publish) -> ExitCode {
     })
 }
 
-pub(super) fn tail(tail: &Tail) -> ExitCode {
+/// The method with what is to be looked at.
+pub(super) fn tail_of(room: Option<&str>, user: Option<&str>) -> String {
     let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-    let to = match (&tail.room, &tail.user) {
+    match (room, user) {
         (Some(room), _) => format!("tail?room={}", encode(room)),
         (None, Some(user)) => format!("tail?user={}", encode(user)),
         (None, None) => "tail".to_owned(),
-    };
+    }
+}
+
+pub(super) fn tail(tail: &Tail) -> ExitCode {
+    let to = tail_of(tail.room.as_deref(), tail.user.as_deref());
     super::block_on(async {
         let api = tail.gateway.api()?;
         // What is wrong from the start is wrong; later the gateway may be
@@ -58,7 +63,7 @@ pub(super) fn tail(tail: &Tail) -> ExitCode {
         loop {
             if let Some(answer) = answer.take() {
                 patience = Patience::default();
-                let why = follow(answer).await?;
+                let why = follow(answer, print).await?;
                 eprintln!("the tail has ended ({why}); trying again");
             }
             patience.wait().await;
@@ -76,8 +81,14 @@ async fn again(api: &Api, to: &str) -> anyhow::Result<Option<hyper::Response<hyp
     }
 }
 
-/// Prints lines until they end; returns why.
-async fn follow(mut answer: hyper::Response<hyper::body::Incoming>) -> anyhow::Result<String> {
+/// Hands on lines until they end; returns why.
+///
+/// # Errors
+/// What the gateway says instead, or whoever takes the lines.
+pub(super) async fn follow(
+    mut answer: hyper::Response<hyper::body::Incoming>,
+    mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+) -> anyhow::Result<String> {
     /// One that does not say that it is alive any more has gone.
     const SILENCE: Duration = Duration::from_secs(30);
     let mut text = Vec::new();
@@ -92,7 +103,7 @@ async fn follow(mut answer: hyper::Response<hyper::body::Incoming>) -> anyhow::R
         ensure!(text.len() < 16 << 20, "a line without an end");
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = text.drain(..=end).collect();
-            print(&line)?;
+            take(&line)?;
         }
         // An error is an answer without a line's end.
         if text.starts_with(b"{\"error\"") && text.ends_with(b"}") {

@@ -124,45 +124,58 @@ pub(super) fn read_plugins(root: &Table<'_>, folder: &Path) -> Vec<PluginConfig>
     for table in root.list("plugins") {
         let name = table.required::<String>("name").unwrap_or_default();
         let path = table.required::<String>("path").unwrap_or_default();
-        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-        if name.chars().any(|c| !is_name(c)) || name.len() > 64 {
-            table.wrong("name", format!("`{name}` is not a plugin's name; expected up to 64 of a-z, 0-9, - and _"));
+        if !is_name(&name) {
+            table.wrong("name", format!("`{name}` is not a plugin's name; expected {NAME}"));
         }
         if !name.is_empty() && plugins.iter().any(|plugin| plugin.name == name) {
             table.wrong("name", format!("there are two plugins named `{name}`"));
         }
-        let number = |key, default, range| usize::try_from(table.number(key, default, range)).unwrap_or(usize::MAX);
-        let plugin = PluginConfig {
-            name,
-            path: folder.join(path),
-            settings: table.json("settings"),
-            hooks: read_hooks(&table),
-            grants: read_grants(&table),
-            tick: table.optional_duration("tick", secs(1)..=secs(7 * 24 * 3600)),
-            timeout: table.duration("timeout", Duration::from_millis(20), Duration::from_millis(1)..=secs(10)),
-            init_timeout: table.duration("init_timeout", secs(1), Duration::from_millis(1)..=secs(60)),
-            memory: table.size("memory", 16 << 20, 64 << 10..=4 << 30),
-            answer_size: table.size("answer_size", 256 << 10, 1 << 10..=64 << 20),
-            host_calls: table.number("host_calls", 1_000, 0..=1_000_000),
-            targets: number("targets", 1_000, 1..=100_000),
-            recycle_after: table.number("recycle_after", 100_000, 1..=1_000_000_000),
-            kv_quota: table.size("kv_quota", 1 << 20, 0..=1 << 30),
-            log_rate: table.size("log_rate", 16 << 10, 0..=1 << 30),
-            on_failure: read_policies(&table),
-            http: read_http(&table, folder),
-            rollout: read_rollout(&table),
-            breaker: table.or("breaker", true),
-            secrets: BTreeMap::new(),
-            secret_files: Vec::new(),
-        };
-        let plugin = with_secrets(plugin, &table, folder);
-        if !table.holds_table("settings") && plugin.settings != serde_json::json!({}) {
-            table.wrong("settings", "expected a table, as in [plugins.settings]");
-        }
-        table.finish();
-        plugins.push(plugin);
+        plugins.push(read_plugin(table, name, folder.join(path), folder));
     }
     plugins
+}
+
+/// What [`is_name`] takes.
+pub const NAME: &str = "up to 64 of a-z, 0-9, - and _";
+
+/// True for what a plugin may be called.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    name.len() <= 64 && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_')
+}
+
+/// Everything of a plugin's table but its name and path.
+pub(super) fn read_plugin(table: Table<'_>, name: String, path: PathBuf, folder: &Path) -> PluginConfig {
+    let number = |key, default, range| usize::try_from(table.number(key, default, range)).unwrap_or(usize::MAX);
+    let plugin = PluginConfig {
+        name,
+        path,
+        settings: table.json("settings"),
+        hooks: read_hooks(&table),
+        grants: read_grants(&table),
+        tick: table.optional_duration("tick", secs(1)..=secs(7 * 24 * 3600)),
+        timeout: table.duration("timeout", Duration::from_millis(20), Duration::from_millis(1)..=secs(10)),
+        init_timeout: table.duration("init_timeout", secs(1), Duration::from_millis(1)..=secs(60)),
+        memory: table.size("memory", 16 << 20, 64 << 10..=4 << 30),
+        answer_size: table.size("answer_size", 256 << 10, 1 << 10..=64 << 20),
+        host_calls: table.number("host_calls", 1_000, 0..=1_000_000),
+        targets: number("targets", 1_000, 1..=100_000),
+        recycle_after: table.number("recycle_after", 100_000, 1..=1_000_000_000),
+        kv_quota: table.size("kv_quota", 1 << 20, 0..=1 << 30),
+        log_rate: table.size("log_rate", 16 << 10, 0..=1 << 30),
+        on_failure: read_policies(&table),
+        http: read_http(&table, folder),
+        rollout: read_rollout(&table),
+        breaker: table.or("breaker", true),
+        secrets: BTreeMap::new(),
+        secret_files: Vec::new(),
+    };
+    let plugin = with_secrets(plugin, &table, folder);
+    if !table.holds_table("settings") && plugin.settings != serde_json::json!({}) {
+        table.wrong("settings", "expected a table, as in [plugins.settings]");
+    }
+    table.finish();
+    plugin
 }
 
 fn read_hooks(table: &Table<'_>) -> Option<Vec<Hook>> {

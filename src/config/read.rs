@@ -56,11 +56,13 @@ impl<'a> Document<'a> {
     }
 
     pub(super) fn mistake(&self, span: Option<Range<usize>>, key: impl Into<String>, text: impl Into<String>) {
-        let line = span.map_or(0, |span| {
-            let end = span.start.min(self.text.len());
-            self.text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count() + 1
-        });
+        let line = span.map_or(0, |span| self.line(&span));
         self.mistakes.borrow_mut().push(Mistake { line, key: key.into(), text: text.into() });
+    }
+
+    fn line(&self, span: &Range<usize>) -> usize {
+        let end = span.start.min(self.text.len());
+        self.text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count() + 1
     }
 
     /// Ends a reading that did not come to the keys.
@@ -118,6 +120,16 @@ impl<'a> Table<'a> {
             asked: RefCell::default(),
             in_list: false,
         }
+    }
+
+    /// The same where no variables stand over the file.
+    pub(super) fn without_variables(self) -> Self {
+        Self { in_list: true, ..self }
+    }
+
+    /// The line where it begins, from 1.
+    pub(super) fn line(&self) -> usize {
+        self.span.as_ref().map_or(1, |span| self.document.line(span))
     }
 
     fn find(&self, key: &'static str) -> Option<&'a toml::Spanned<DeValue<'a>>> {

@@ -110,6 +110,11 @@ impl Guest {
         guard(|| hook(&*self.functions, &mut self.store)).map_err(|error| explain(&error, &self.store, config.timeout))
     }
 
+    /// Bytes of its memory now.
+    pub(super) fn memory(&self) -> usize {
+        self.store.data().limits.used
+    }
+
     /// True if a fresh one should take its place: it has served long, or its
     /// memory, which never shrinks, has grown past three quarters of it.
     pub(super) fn is_worn(&self, config: &PluginConfig) -> bool {

@@ -7,12 +7,12 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use wasmtime::ResourceLimiter;
 
-use super::{Environment, Lookup, http::HttpClient, kv::KvStore};
+use super::{Environment, Lookup, Time, http::HttpClient, kv::KvStore};
 use crate::{
     config::{PluginConfig, Secret},
     metrics::GuestFigures,
@@ -38,6 +38,7 @@ pub(super) struct HostState {
     /// None: it may send no requests.
     pub(super) http: Option<Arc<HttpClient>>,
     log: Arc<LogBudget>,
+    time: Arc<dyn Time>,
     started: Instant,
     /// When the call that runs has used up its time.
     pub(super) deadline: Instant,
@@ -57,6 +58,7 @@ impl HostState {
             secrets: Arc::clone(&shared.secrets),
             http: shared.http.clone(),
             log: Arc::clone(&shared.log),
+            time: Arc::clone(&environment.time),
             started: environment.started,
             deadline: environment.started,
             limits: Limiter { max: config.memory, used: 0, refused: false },
@@ -87,9 +89,15 @@ impl HostState {
         }
     }
 
+    /// Milliseconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        self.time.wall()
+    }
+
     /// Nanoseconds since the gateway began.
     pub(super) fn monotonic(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        let passed = self.time.monotonic().saturating_duration_since(self.started);
+        u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
@@ -113,12 +121,6 @@ impl Shared {
             http: http.map(Arc::new),
         })
     }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// At most [`RANDOM_MAX`] bytes.

@@ -2,7 +2,7 @@
 //! over reloads.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
-use super::Unavailable;
+use super::{SystemTime, Time, Unavailable};
 use crate::protocol::Payload;
 
 /// The longest key, in bytes.
@@ -84,22 +84,43 @@ pub fn check_size(key: &str, value: &Payload, quota: usize) -> Result<usize, Not
 }
 
 /// All stores in the memory of this process, for a gateway that is alone.
-#[derive(Debug, Default)]
-pub struct MemoryStore(RwLock<HashMap<String, Arc<Kv>>>);
+#[derive(Debug)]
+pub struct MemoryStore {
+    plugins: RwLock<HashMap<String, Arc<Kv>>>,
+    time: Arc<dyn Time>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::on(Arc::new(SystemTime))
+    }
+}
 
 impl MemoryStore {
+    /// One whose values end by this clock.
+    #[must_use]
+    pub fn on(time: Arc<dyn Time>) -> Self {
+        Self { plugins: RwLock::default(), time }
+    }
+
+    /// All that a plugin has kept and that is not over.
+    #[must_use]
+    pub fn entries(&self, plugin: &str) -> BTreeMap<String, Payload> {
+        self.of(plugin).entries(self.time.monotonic())
+    }
+
     /// The store of a plugin; the same one each time.
     fn of(&self, plugin: &str) -> Arc<Kv> {
-        if let Some(kv) = self.0.read().get(plugin) {
+        if let Some(kv) = self.plugins.read().get(plugin) {
             return Arc::clone(kv);
         }
-        Arc::clone(self.0.write().entry(plugin.to_owned()).or_default())
+        Arc::clone(self.plugins.write().entry(plugin.to_owned()).or_default())
     }
 }
 
 impl KvStore for MemoryStore {
     fn get(&self, plugin: &str, key: &str) -> Result<Option<Payload>, Unavailable> {
-        Ok(self.of(plugin).get(key))
+        Ok(self.of(plugin).get(key, self.time.monotonic()))
     }
 
     fn set(
@@ -110,11 +131,11 @@ impl KvStore for MemoryStore {
         ttl: Option<Duration>,
         quota: usize,
     ) -> Result<(), NotStored> {
-        self.of(plugin).set(key, value, ttl, quota)
+        self.of(plugin).set(key, value, ttl, quota, self.time.monotonic())
     }
 
     fn delete(&self, plugin: &str, key: &str) -> Result<bool, Unavailable> {
-        Ok(self.of(plugin).delete(key))
+        Ok(self.of(plugin).delete(key, self.time.monotonic()))
     }
 
     fn increment(
@@ -125,7 +146,7 @@ impl KvStore for MemoryStore {
         ttl: Option<Duration>,
         quota: usize,
     ) -> Result<i64, NotStored> {
-        self.of(plugin).increment(key, by, ttl, quota)
+        self.of(plugin).increment(key, by, ttl, quota, self.time.monotonic())
     }
 }
 
@@ -220,21 +241,39 @@ impl Entries {
 }
 
 impl Kv {
-    fn get(&self, key: &str) -> Option<Payload> {
-        self.0.lock().get(key, Instant::now()).map(|entry| entry.value.clone())
+    fn entries(&self, now: Instant) -> BTreeMap<String, Payload> {
+        let entries = self.0.lock();
+        let there = entries.values.iter().filter(|(_, entry)| !entry.is_over(now));
+        there.map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
     }
 
-    fn set(&self, key: &str, value: Payload, ttl: Option<Duration>, quota: usize) -> Result<(), NotStored> {
-        let now = Instant::now();
+    fn get(&self, key: &str, now: Instant) -> Option<Payload> {
+        self.0.lock().get(key, now).map(|entry| entry.value.clone())
+    }
+
+    fn set(
+        &self,
+        key: &str,
+        value: Payload,
+        ttl: Option<Duration>,
+        quota: usize,
+        now: Instant,
+    ) -> Result<(), NotStored> {
         self.0.lock().put(key, Entry::new(value, ttl, now), quota, now)
     }
 
-    fn delete(&self, key: &str) -> bool {
-        self.0.lock().remove(key).is_some_and(|entry| !entry.is_over(Instant::now()))
+    fn delete(&self, key: &str, now: Instant) -> bool {
+        self.0.lock().remove(key).is_some_and(|entry| !entry.is_over(now))
     }
 
-    fn increment(&self, key: &str, by: i64, ttl: Option<Duration>, quota: usize) -> Result<i64, NotStored> {
-        let now = Instant::now();
+    fn increment(
+        &self,
+        key: &str,
+        by: i64,
+        ttl: Option<Duration>,
+        quota: usize,
+        now: Instant,
+    ) -> Result<i64, NotStored> {
         let mut entries = self.0.lock();
         let (value, until) = match entries.get(key, now) {
             None => (0, Entry::new(Payload::Text(String::new()), ttl, now).until),
@@ -260,34 +299,33 @@ mod tests {
 
     #[test]
     fn the_quota_counts_keys_and_values_and_forgets_what_is_gone() {
-        let kv = Kv::default();
-        assert_eq!(kv.set("a", text("1234567"), None, 16), Ok(()));
-        assert_eq!(kv.set("b", text("1234567"), None, 16), Ok(()));
-        assert_eq!(kv.set("c", text("1"), None, 16), Err(NotStored::Quota));
-        assert_eq!(kv.set("b", text("12345678"), None, 16), Err(NotStored::Quota));
-        assert_eq!(kv.get("b"), Some(text("1234567")));
-        assert!(kv.delete("a"));
-        assert!(!kv.delete("a"));
-        assert_eq!(kv.set("c", text("1"), None, 16), Ok(()));
-        assert_eq!(kv.set("d", text("12345678901234567"), None, 16), Err(NotStored::TooLarge));
+        let (kv, now) = (Kv::default(), Instant::now());
+        assert_eq!(kv.set("a", text("1234567"), None, 16, now), Ok(()));
+        assert_eq!(kv.set("b", text("1234567"), None, 16, now), Ok(()));
+        assert_eq!(kv.set("c", text("1"), None, 16, now), Err(NotStored::Quota));
+        assert_eq!(kv.set("b", text("12345678"), None, 16, now), Err(NotStored::Quota));
+        assert_eq!(kv.get("b", now), Some(text("1234567")));
+        assert!(kv.delete("a", now));
+        assert!(!kv.delete("a", now));
+        assert_eq!(kv.set("c", text("1"), None, 16, now), Ok(()));
+        assert_eq!(kv.set("d", text("12345678901234567"), None, 16, now), Err(NotStored::TooLarge));
     }
 
     #[test]
     fn a_value_past_its_ttl_is_gone_and_makes_room() {
-        let kv = Kv::default();
-        let now = Instant::now();
+        let (kv, now) = (Kv::default(), Instant::now());
         kv.0.lock().put("old", Entry { value: text("12345678"), until: Some(now) }, 16, now).unwrap();
-        assert_eq!(kv.set("new", text("12345678"), None, 16), Ok(()));
-        assert_eq!(kv.get("old"), None);
+        assert_eq!(kv.set("new", text("12345678"), None, 16, now), Ok(()));
+        assert_eq!(kv.get("old", now), None);
     }
 
     #[test]
     fn numbers_count_up_from_nothing() {
-        let kv = Kv::default();
-        assert_eq!(kv.increment("n", 2, None, 100), Ok(2));
-        assert_eq!(kv.increment("n", -5, None, 100), Ok(-3));
-        assert_eq!(kv.get("n"), Some(text("-3")));
-        kv.set("x", text("y"), None, 100).unwrap();
-        assert_eq!(kv.increment("x", 1, None, 100), Err(NotStored::NotANumber));
+        let (kv, now) = (Kv::default(), Instant::now());
+        assert_eq!(kv.increment("n", 2, None, 100, now), Ok(2));
+        assert_eq!(kv.increment("n", -5, None, 100, now), Ok(-3));
+        assert_eq!(kv.get("n", now), Some(text("-3")));
+        kv.set("x", text("y"), None, 100, now).unwrap();
+        assert_eq!(kv.increment("x", 1, None, 100, now), Err(NotStored::NotANumber));
     }
 }

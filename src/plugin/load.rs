@@ -1,7 +1,13 @@
 //! From a file to a program that guests can be made of, or the reason why
 //! not. Everything that can be known before the first message is checked here.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::Read,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use wasmtime::{
     Engine,
@@ -87,7 +93,7 @@ fn try_compile(
     let Linked { pre, indices, script, was_core } = if script::is_script(&config.file()) {
         link_script(engine, config, source, environment)?
     } else {
-        link_component(engine, config, source)?
+        link_component(engine, config, source, environment)?
     };
     if indices.hooks().is_empty() {
         let names: Vec<_> = Hook::ALL.iter().map(|hook| hook.interface()).collect();
@@ -129,10 +135,15 @@ struct Linked {
     was_core: bool,
 }
 
-fn link_component(engine: &Engine, config: &PluginConfig, source: &Source) -> Result<Linked, String> {
+fn link_component(
+    engine: &Engine,
+    config: &PluginConfig,
+    source: &Source,
+    environment: &Environment,
+) -> Result<Linked, String> {
     let (bytes, was_core) = componentize(&source.bytes, &config.file())?;
-    let component =
-        Component::from_binary(engine, &bytes).map_err(|error| format!("it does not compile: {}", chain(&error)))?;
+    let component = compiled(engine, source.hash, &bytes, environment)
+        .map_err(|error| format!("it does not compile: {}", chain(&error)))?;
     check_imports(engine, &component, &config.grants)?;
     let (version, exported) = check_exports(engine, &component)?;
     let linker = linker(engine, &config.grants)?;
@@ -168,6 +179,67 @@ fn linker(engine: &Engine, grants: &[Grant]) -> Result<Linker<HostState>, String
         (version.link)(&mut linker, grants).map_err(|error| chain(&error))?;
     }
     Ok(linker)
+}
+
+/// Compiles, or takes what was kept.
+fn compiled(
+    engine: &Engine,
+    hash: blake3::Hash,
+    bytes: &[u8],
+    environment: &Environment,
+) -> wasmtime::Result<Component> {
+    let Some(kept) = &environment.compiled else { return Component::from_binary(engine, bytes) };
+    if let Some(component) = kept.lock().get(&hash) {
+        return Ok(component.clone());
+    }
+    let component = Component::from_binary(engine, bytes)?;
+    kept.lock().insert(hash, component.clone());
+    Ok(component)
+}
+
+/// What can be known of a plugin without running it.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// Bytes of its file.
+    pub size: usize,
+    /// A core module, which the gateway has made a component of.
+    pub was_core: bool,
+    /// Of the interfaces that it exports.
+    pub version: &'static str,
+    /// The hooks that it exports.
+    pub hooks: Vec<Hook>,
+    /// The interfaces that it imports, in full, and so their versions.
+    pub imports: Vec<String>,
+    /// The grants that these need.
+    pub grants: Vec<Grant>,
+    /// How long it took to compile.
+    pub compiled: Duration,
+}
+
+/// Reads and compiles a plugin's file, and looks at what comes of it.
+pub(super) fn examine(engine: &Engine, config: &PluginConfig) -> Result<Examined, String> {
+    let source = read(config)?;
+    let attempt = || try_examine(engine, config, &source);
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt))
+        .unwrap_or_else(|_| Err("the compiler panicked on it".into()))
+}
+
+fn try_examine(engine: &Engine, config: &PluginConfig, source: &Source) -> Result<Examined, String> {
+    let (bytes, was_core) = componentize(&source.bytes, &config.file())?;
+    let started = Instant::now();
+    let component =
+        Component::from_binary(engine, &bytes).map_err(|error| format!("it does not compile: {}", chain(&error)))?;
+    let compiled = started.elapsed();
+    let (version, exported) = check_exports(engine, &component)?;
+    let is_exported = |hook: &&Hook| exported.iter().any(|name| name == hook.interface());
+    let hooks = Hook::ALL.iter().filter(is_exported).copied().collect();
+    let kind = component.component_type();
+    let imports: Vec<_> = kind.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    let needed = imports.iter().filter_map(|name| Grant::from_name(ours(name)?.0));
+    let mut grants: Vec<_> = needed.collect();
+    grants.sort();
+    grants.dedup();
+    Ok(Examined { size: source.bytes.len(), was_core, version: version.number, hooks, imports, grants, compiled })
 }
 
 /// A period without the hook, or the hook without one, would never be asked and

@@ -23,6 +23,7 @@ mod identity;
 mod infra;
 mod metrics;
 mod own_methods;
+mod plugin_cli;
 mod plugins;
 mod raw_frames;
 mod reference;

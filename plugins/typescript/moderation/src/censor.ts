@@ -3,6 +3,7 @@
 /** A word, as far as the list is concerned: a run of letters and digits. */
 const WORD = /[\p{Alphabetic}\p{N}]+/gu;
 const LETTER = /[\p{Alphabetic}\p{N}]/uy;
+const ASCII = /^[\0-\x7f]*$/;
 
 /** Half a surrogate pair: valid as JSON, but nobody can read or check it. */
 export class NotUnicode extends Error {}
@@ -101,7 +102,20 @@ function isAt(text: string, at: number, listed: string): boolean {
   return !LETTER.test(text);
 }
 
-/** Makes upper and lower case one; by way of both, as `ς` and `σ` share only the upper one. */
+/** Makes upper and lower case one, and keeps the number of letters. */
 function fold(text: string): string {
-  return text.toLowerCase().toUpperCase();
+  return ASCII.test(text) ? text.toLowerCase() : [...text].map(foldLetter).join("");
+}
+
+/**
+ * By way of the upper case, as `ς` and `σ` have the same. A letter that has no
+ * single counterpart stays as it is: otherwise `aß` would be an `ass`.
+ */
+function foldLetter(letter: string): string {
+  const upper = single(letter.toUpperCase()) ?? letter;
+  return single(upper.toLowerCase()) ?? upper;
+}
+
+function single(text: string): string | undefined {
+  return [...text].length === 1 ? text : undefined;
 }

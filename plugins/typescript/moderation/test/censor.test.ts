@@ -46,6 +46,11 @@ test("other scripts are folded and bounded too", () => {
   checkMasked(["плохо"], '"Плохо…"', '"*****…"');
 });
 
+test("a letter is folded to one letter or not at all", () => {
+  checkClean(["ass", "fig"], '"aß ﬁg"');
+  checkMasked(["straße"], '"STRAẞE STRASSE"', '"****** STRASSE"');
+});
+
 test("of two phrases the longer counts", () => {
   checkMasked(["bad", "bad word"], '"bad word, bad words, bad"', '"********, *** words, ***"');
   checkMasked(["c++"], '"C++ and c++17"', '"*** and c++17"');

@@ -108,7 +108,7 @@ impl wit::lookup::Host for HostState {
 impl wit::clock::Host for HostState {
     fn now(&mut self) -> wasmtime::Result<u64> {
         self.count()?;
-        Ok(host::now())
+        Ok(HostState::now(self))
     }
 
     fn monotonic(&mut self) -> wasmtime::Result<u64> {

@@ -179,7 +179,7 @@ impl PluginHost {
     /// # Errors
     /// If it cannot be read or is no plugin.
     pub fn examine(&self, config: &PluginConfig) -> Result<Examined, String> {
-        load::examine(&self.engine, config)
+        load::examine(&self.engine, config, &self.environment)
     }
 
     fn load_one(&self, config: &PluginConfig, running: &[Arc<Plugin>]) -> Result<Arc<Plugin>, String> {

@@ -3,6 +3,7 @@
 use std::{
     fs::OpenOptions,
     io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -66,6 +67,12 @@ impl New {
         // Toolchains want a letter first.
         let is_good = is_plugin_name(&name) && name.starts_with(|c: char| c.is_ascii_lowercase());
         ensure!(is_good, "`{name}` is not a plugin's name; expected {PLUGIN_NAME}, with a letter first");
+        let has_parts = template.files.iter().any(|(_, text)| text.lines().any(|line| mark(line).is_some()));
+        ensure!(
+            self.hooks.is_empty() || has_parts,
+            "the template in `{}` has all hooks; leave out --hooks, and then the functions that you do not want",
+            self.language
+        );
         let place = self.folder.display();
         ensure!(!self.folder.exists(), "`{place}` is there already; nothing was changed");
         let written = write(template, &self.folder, &name, self.hooks());
@@ -105,12 +112,15 @@ impl New {
 fn write(template: &Template, folder: &Path, name: &str, hooks: &[Hook]) -> anyhow::Result<()> {
     let named = |text: &str| text.replace(STAND_INS[0], name).replace(STAND_INS[1], &name.replace('-', "_"));
     let own = template.files.iter().map(|(path, text)| (named(path), named(&only(text, hooks))));
-    let interfaces = INTERFACES.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
+    let has_world = template.files.iter().any(|(path, _)| path.starts_with("wit/"));
+    let interfaces = INTERFACES.iter().filter(|_| has_world);
+    let interfaces = interfaces.map(|(path, text)| ((*path).to_owned(), (*text).to_owned()));
     for (path, text) in own.chain(interfaces) {
         let path = folder.join(path);
         let parent = path.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent).with_context(|| format!("`{}` cannot be made", parent.display()))?;
-        let file = OpenOptions::new().write(true).create_new(true).open(&path);
+        let mode = if text.starts_with("#!") { 0o777 } else { 0o666 };
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         file.and_then(|mut file| file.write_all(text.as_bytes()))
             .with_context(|| format!("`{}` cannot be written", path.display()))?;
     }

@@ -217,11 +217,52 @@ pub struct Examined {
 }
 
 /// Reads and compiles a plugin's file, and looks at what comes of it.
-pub(super) fn examine(engine: &Engine, config: &PluginConfig) -> Result<Examined, String> {
+pub(super) fn examine(
+    engine: &Engine,
+    config: &PluginConfig,
+    environment: &Arc<Environment>,
+) -> Result<Examined, String> {
     let source = read(config)?;
-    let attempt = || try_examine(engine, config, &source);
+    let attempt = || {
+        if script::is_script(&config.file()) {
+            examine_script(engine, config, &source, environment)
+        } else {
+            try_examine(engine, config, &source)
+        }
+    };
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt))
         .unwrap_or_else(|_| Err("the compiler panicked on it".into()))
+}
+
+/// A script says which hooks it has by running; what it imports stands in its
+/// text.
+fn examine_script(
+    engine: &Engine,
+    config: &PluginConfig,
+    source: &Source,
+    environment: &Arc<Environment>,
+) -> Result<Examined, String> {
+    let text = String::from_utf8_lossy(&source.bytes);
+    let named = |grant: &&Grant| {
+        let name = format!("{PACKAGE}/{}", grant.name());
+        text.match_indices(&name).any(|(at, _)| text[at + name.len()..].starts_with(['"', '\'', '@']))
+    };
+    let grants: Vec<_> = Grant::all().filter(|grant| named(&grant)).collect();
+    let started = Instant::now();
+    environment.scripts.engine(engine)?;
+    let compiled = started.elapsed();
+    let config = PluginConfig { grants: grants.clone(), ..config.clone() };
+    let linked = link_script(engine, &config, source, environment)?;
+    let imports = grants.iter().map(|grant| format!("{PACKAGE}/{}@{}", grant.name(), script::VERSION)).collect();
+    Ok(Examined {
+        size: source.bytes.len(),
+        was_core: false,
+        version: script::VERSION,
+        hooks: linked.indices.hooks(),
+        imports,
+        grants,
+        compiled,
+    })
 }
 
 fn try_examine(engine: &Engine, config: &PluginConfig, source: &Source) -> Result<Examined, String> {

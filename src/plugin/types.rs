@@ -116,6 +116,11 @@ impl Grant {
         ("http", Self::Http),
     ];
 
+    /// Every one.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().map(|(_, grant)| *grant)
+    }
+
     /// The grant of this name, which is also the host interface's.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

@@ -119,7 +119,8 @@ fn the_reference_is_what_the_interfaces_say() {
         ["lifecycle", "self-test"].contains(&name) || Hook::ALL.iter().any(|hook| hook.interface() == name)
     };
     let mut text = HEAD.to_owned();
-    let parts: [(&str, &dyn Fn(&str) -> bool); 3] = [
+    type IsHere<'a> = &'a dyn Fn(&str) -> bool;
+    let parts: [(&str, IsHere<'_>); 3] = [
         ("Hooks, which plugins export", &is_hook),
         ("What plugins import", &|name| Grant::from_name(name).is_some()),
         ("Types", &|name| name == "types"),

@@ -33,11 +33,48 @@ macro_rules! interfaces {
 }
 
 /// A new language is a folder of `plugins/templates` and a line here.
-pub(super) const TEMPLATES: &[Template] = &[template!("rust":
-    ".gitignore" "Cargo.lock" "Cargo.toml" "README.md" "cases/my-plugin.toml" "src/lib.rs" "wit/world.wit"
-)];
+pub(super) const TEMPLATES: &[Template] = &[
+    template!("rust":
+        ".gitignore" "Cargo.lock" "Cargo.toml" "README.md" "cases/my-plugin.toml" "src/lib.rs" "wit/world.wit"
+    ),
+    template!("javascript":
+        "README.md" "plugin.js" "wayleave.d.ts"
+    ),
+    template!("typescript":
+        "README.md" "package-lock.json" "package.json" "src/plugin.ts" "src/wayleave.d.ts" "tsconfig.json"
+    ),
+    template!("python":
+        ".gitignore" "README.md" "app.py" "pyproject.toml" "settings.py" "test_settings.py" "wayleave.py"
+        "wit/world.wit"
+    ),
+    template!("go":
+        ".gitignore" "README.md" "go.mod" "main.go" "plugin_test.go" "settings.go"
+        "wayleave/authenticate/authenticate.go" "wayleave/authenticate/export_wasip1.go"
+        "wayleave/authorize/authorize.go" "wayleave/authorize/export_wasip1.go"
+        "wayleave/authorizepublish/authorizepublish.go" "wayleave/authorizepublish/export_wasip1.go"
+        "wayleave/call/call.go" "wayleave/call/export_wasip1.go" "wayleave/clock/clock.go"
+        "wayleave/clock/host_other.go" "wayleave/clock/host_wasip1.go" "wayleave/go.mod"
+        "wayleave/http/host_other.go" "wayleave/http/host_wasip1.go" "wayleave/http/http.go"
+        "wayleave/internal/abi/hook_wasip1.go" "wayleave/internal/abi/lift_wasip1.go"
+        "wayleave/internal/abi/lower_wasip1.go" "wayleave/internal/abi/memory_wasip1.go" "wayleave/kv/host_other.go"
+        "wayleave/kv/host_wasip1.go" "wayleave/kv/kv.go" "wayleave/lifecycle/export_wasip1.go"
+        "wayleave/lifecycle/lifecycle.go" "wayleave/log/host_other.go" "wayleave/log/host_wasip1.go"
+        "wayleave/log/log.go" "wayleave/lookup/host_other.go" "wayleave/lookup/host_wasip1.go"
+        "wayleave/lookup/lookup.go" "wayleave/metrics/host_other.go" "wayleave/metrics/host_wasip1.go"
+        "wayleave/metrics/metrics.go" "wayleave/observe/export_wasip1.go" "wayleave/observe/observe.go"
+        "wayleave/random/host_other.go" "wayleave/random/host_wasip1.go" "wayleave/random/random.go"
+        "wayleave/route/export_wasip1.go" "wayleave/route/route.go" "wayleave/secrets/host_other.go"
+        "wayleave/secrets/host_wasip1.go" "wayleave/secrets/secrets.go" "wayleave/selftest/export_wasip1.go"
+        "wayleave/selftest/selftest.go" "wayleave/tick/export_wasip1.go" "wayleave/tick/tick.go"
+        "wayleave/transform/export_wasip1.go" "wayleave/transform/transform.go" "wayleave/wayleave.go"
+    ),
+    template!("c":
+        "README.md" "src/lib/check.h" "src/lib/json.c" "src/lib/json.h" "src/lib/test" "src/lib/text.c"
+        "src/lib/text.h" "src/lib/wayleave.h" "src/plugin.c" "wit/world.wit"
+    ),
+];
 
-/// The interfaces, which go into every new folder.
+/// The interfaces, which go into every new folder that has a world of its own.
 pub(super) const INTERFACES: &[File] = interfaces!("hooks.wit" "host.wit" "types.wit" "worlds.wit");
 
 #[cfg(test)]
@@ -46,15 +83,19 @@ mod tests {
 
     use super::*;
 
-    /// Files in a folder, but for what tools make and what links lead to.
+    const MADE: [&str; 7] = ["target", "node_modules", "dist", "plugin.wasm", ".venv", "bindings", "__pycache__"];
+
+    /// Files in a folder, but for what tools make and the interfaces.
     fn files(root: &Path, folder: &Path, found: &mut BTreeSet<String>) {
         for entry in folder.read_dir().unwrap().flatten() {
-            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            // Through links: what several templates share is in each of them.
+            let (path, kind) = (entry.path(), entry.path().metadata().unwrap());
             let name = entry.file_name();
-            let is_made = ["target", "node_modules", "dist", "plugin.wasm"].iter().any(|made| name == *made);
+            let is_made = MADE.iter().any(|made| name == *made) || path == root.join("wit/deps");
+            let is_bundle = path == root.join("plugin.js") && root.join("package.json").is_file();
             if kind.is_dir() && !is_made {
                 files(root, &path, found);
-            } else if kind.is_file() && !is_made {
+            } else if kind.is_file() && !is_made && !is_bundle {
                 found.insert(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
             }
         }

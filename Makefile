@@ -112,9 +112,15 @@ test-plugins: plugins
 		elif [ -f $$folder/src/plugin.c ]; then
 			echo "-- $$folder"
 			$$folder/src/lib/test $$folder
-		else
+		elif [ -f $$folder/go.mod ]; then
 			echo "-- $$folder"
-			npm --prefix $$folder test --silent
+			(cd $$folder && go test .)
+		elif [ -f $$folder/pyproject.toml ]; then
+			echo "-- $$folder"
+			(cd $$folder && $(PYTHON) -m unittest --quiet)
+		elif [ -f $$folder/package.json ]; then
+			echo "-- $$folder"
+			npm --prefix $$folder test --silent --if-present
 		fi
 	done
 	echo "== the examples, by the same cases in every language"

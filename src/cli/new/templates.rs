@@ -38,17 +38,17 @@ pub(super) const TEMPLATES: &[Template] = &[
         ".gitignore" "Cargo.lock" "Cargo.toml" "README.md" "cases/my-plugin.toml" "src/lib.rs" "wit/world.wit"
     ),
     template!("javascript":
-        "README.md" "plugin.js" "wayleave.d.ts"
+        "README.md" "cases/my-plugin.toml" "plugin.js" "wayleave.d.ts"
     ),
     template!("typescript":
-        "README.md" "package-lock.json" "package.json" "src/plugin.ts" "src/wayleave.d.ts" "tsconfig.json"
+        "README.md" "cases/my-plugin.toml" "package-lock.json" "package.json" "src/plugin.ts" "src/wayleave.d.ts" "tsconfig.json"
     ),
     template!("python":
-        ".gitignore" "README.md" "app.py" "pyproject.toml" "settings.py" "test_settings.py" "wayleave.py"
+        ".gitignore" "README.md" "cases/my-plugin.toml" "app.py" "pyproject.toml" "settings.py" "test_settings.py" "wayleave.py"
         "wit/world.wit"
     ),
     template!("go":
-        ".gitignore" "README.md" "go.mod" "main.go" "plugin_test.go" "settings.go"
+        ".gitignore" "README.md" "cases/my-plugin.toml" "go.mod" "main.go" "plugin_test.go" "settings.go"
         "wayleave/authenticate/authenticate.go" "wayleave/authenticate/export_wasip1.go"
         "wayleave/authorize/authorize.go" "wayleave/authorize/export_wasip1.go"
         "wayleave/authorizepublish/authorizepublish.go" "wayleave/authorizepublish/export_wasip1.go"
@@ -69,7 +69,7 @@ pub(super) const TEMPLATES: &[Template] = &[
         "wayleave/transform/export_wasip1.go" "wayleave/transform/transform.go" "wayleave/wayleave.go"
     ),
     template!("c":
-        "README.md" "src/lib/check.h" "src/lib/json.c" "src/lib/json.h" "src/lib/test" "src/lib/text.c"
+        "README.md" "cases/my-plugin.toml" "src/lib/check.h" "src/lib/json.c" "src/lib/json.h" "src/lib/test" "src/lib/text.c"
         "src/lib/text.h" "src/lib/wayleave.h" "src/plugin.c" "wit/world.wit"
     ),
 ];

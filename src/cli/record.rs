@@ -70,7 +70,9 @@ impl Record {
         let mut file = std::fs::File::create_new(&self.file).with_context(|| format!("`{place}` cannot be made"))?;
         std::io::Write::write_all(&mut file, self.document(&messages).to_string().as_bytes())
             .with_context(|| format!("`{place}` cannot be written"))?;
-        println!("{} messages in {place}; `wayleave plugin test --update` adds what a plugin answers", messages.len());
+        let n = messages.len();
+        let messages = if n == 1 { "message" } else { "messages" };
+        println!("{n} {messages} in {place}; `wayleave plugin test --update` adds what a plugin answers");
         Ok(())
     }
 

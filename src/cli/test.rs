@@ -209,7 +209,11 @@ impl Test {
 
     /// The files of cases for a plugin, in the order of their names.
     fn case_files(&self, plugin: &Path) -> Result<Vec<PathBuf>, String> {
-        let beside = if plugin.is_dir() { plugin.join(CASES) } else { plugin.with_file_name(CASES) };
+        let beside = match plugin {
+            here if here == Path::new(".") => PathBuf::from(CASES),
+            folder if folder.is_dir() => folder.join(CASES),
+            file => file.with_file_name(CASES),
+        };
         let named = if self.cases.is_empty() { std::slice::from_ref(&beside) } else { &self.cases };
         let mut files = Vec::new();
         for path in named {

@@ -95,7 +95,7 @@ name = "and says so when it cannot"
 hook = "call"
 method = "count"
 unavailable = ["kv"]
-expect = { refuse = { code = 507 } }
+expect = { refuse = { code = 507, temporary = true } }
 "#;
     check("counter-kv", cases, 0, &["3 passed, 0 failed"]);
 }

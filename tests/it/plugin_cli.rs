@@ -194,7 +194,12 @@ fn an_example_answers_alike_in_every_language() {
         let mut folders: Vec<_> = languages.filter(|folder| folder.is_dir()).collect();
         folders.sort();
         assert!(folders.iter().any(|folder| folder.ends_with(format!("rust/{name}"))), "{folders:?}");
-        let built: Vec<_> = folders.iter().map(|folder| folder.join("plugin.wasm")).collect();
+        // A script is built where it is bundled.
+        let is_script = |folder: &Path| folder.join("package.json").is_file();
+        let built: Vec<_> = folders
+            .iter()
+            .map(|folder| folder.join(if is_script(folder) { "plugin.js" } else { "plugin.wasm" }))
+            .collect();
         for file in &built {
             assert!(file.is_file(), "`{}` is not built; `make plugins` does", file.display());
         }

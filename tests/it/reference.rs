@@ -152,7 +152,7 @@ fn the_reference_is_what_the_interfaces_say() {
 #[test]
 fn the_frozen_interface_does_not_change() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("wit");
-    for (version, frozen) in [("0.1.0", "0.1.0-hash"), ("1.0.0", "1.0.0-hash")] {
+    for (version, frozen) in [("0.1.0", "315e394f882d935a"), ("1.0.0", "7f2af4860e333346")] {
         let mut hash = blake3::Hasher::new();
         for file in ["hooks.wit", "host.wit", "types.wit", "worlds.wit"] {
             let text = fs::read_to_string(folder.join(version).join(file)).unwrap();

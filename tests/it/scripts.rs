@@ -296,7 +296,8 @@ async fn every_hook_and_every_interface_works_in_a_script() {
 async fn a_script_is_live_at_once_and_a_bad_one_changes_nothing() {
     let says = |what: &str| {
         format!(
-            "export const call = () => ({{ tag: \"reply\", val: {{ payload: {{ tag: \"text\", val: '{what}' }} }} }});"
+            "export const route = () => \"pass\";\n\
+             export const call = () => ({{ tag: \"reply\", val: {{ payload: {{ tag: \"text\", val: '{what}' }} }} }});"
         )
     };
     let gateway = start(&says("1"), "", "").await;

@@ -70,7 +70,7 @@ pub(super) const TEMPLATES: &[Template] = &[
     ),
     template!("c":
         "README.md" "cases/my-plugin.toml" "src/lib/check.h" "src/lib/json.c" "src/lib/json.h" "src/lib/test" "src/lib/text.c"
-        "src/lib/text.h" "src/lib/wayleave.h" "src/plugin.c" "wit/world.wit"
+        "src/lib/text.h" "src/lib/wayleave.h" "src/plugin.c" "src/settings.c" "src/settings.h" "test/settings_test.c" "wit/world.wit"
     ),
 ];
 

@@ -5,8 +5,8 @@
 // Arguments belong to the hook, which frees them at its end; what it answers must be
 // on the heap (`string_copy`, `string_give`), for the bindings free it.
 
-#include "lib/json.h"
 #include "lib/wayleave.h"
+#include "settings.h"
 
 typedef wayleave_plugin_types_client_t client;
 typedef wayleave_plugin_types_message_t message;
@@ -16,14 +16,13 @@ typedef wayleave_plugin_types_message_t message;
 // table of the config, as JSON.
 void exports_wayleave_plugin_lifecycle_init(plugin_string_t *settings,
                                             exports_wayleave_plugin_lifecycle_readiness_t *ret) {
-    json_document read = json_parse(text_of(*settings));
-    if (read.root && !read.root->first) {
+    text problem = settings_problem(text_of(*settings));
+    if (problem.length == 0) {
         ret->tag = EXPORTS_WAYLEAVE_PLUGIN_LIFECYCLE_READINESS_READY;
     } else {
         ret->tag = EXPORTS_WAYLEAVE_PLUGIN_LIFECYCLE_READINESS_FAILED;
-        ret->val.failed = string_copy(TEXT("settings: there are none yet"));
+        ret->val.failed = string_copy(problem);
     }
-    json_free(&read);
     plugin_string_free(settings);
 }
 

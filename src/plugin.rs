@@ -231,7 +231,10 @@ impl PluginHost {
 /// config, since what an operator took away must be gone at once.
 fn predecessor(config: &PluginConfig, hooks: &[Hook], running: &[Arc<Plugin>]) -> Option<Arc<Plugin>> {
     let before = running.iter().find(|plugin| plugin.program.config == *config && plugin.hooks == hooks)?;
-    Some(before.rollout.holder().unwrap_or_else(|| Arc::clone(before)))
+    Some(before.rollout.holder().unwrap_or_else(|| {
+        before.rollout.settle();
+        Arc::clone(before)
+    }))
 }
 
 /// What a guest costs that has just been made, its `init` included.

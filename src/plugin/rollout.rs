@@ -132,6 +132,15 @@ impl Rollout {
         state.before.clone().filter(|_| matches!(state.phase, Phase::Canary | Phase::Withdrawn))
     }
 
+    /// It has become a predecessor itself. Nothing asks it for the time any more,
+    /// so it must not keep its own: saves in quick succession would keep all that
+    /// there ever were.
+    pub(super) fn settle(&self) {
+        let mut state = self.state.lock();
+        (state.phase, state.before) = (Phase::Settled, None);
+        self.is_settled.store(true, Ordering::Release);
+    }
+
     /// Who answers instead of it.
     pub(super) fn instead(&self, key: Key<'_>) -> Option<Arc<Plugin>> {
         if self.is_settled() {

@@ -1,6 +1,6 @@
 //! From one content of a plugin to the next, and what becomes of one that fails.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use serde_json::{Value, json};
 use wayleave::reload::Outcome;
@@ -137,6 +137,21 @@ async fn what_fails_more_than_the_one_before_is_withdrawn() {
     plugin.reload(&gateway, "stamp-b").await;
     assert_eq!(said(&mut client, "room:1").await.0, "b");
     assert_eq!(phase(&gateway), "watched");
+}
+
+/// Saves that come faster than a plugin is watched keep the last ones, not all.
+#[tokio::test(flavor = "multi_thread")]
+async fn predecessors_do_not_pile_up() {
+    let plugin = Swapped::new("stamp-a");
+    let gateway = TestGateway::start(&plugin_config(&plugin.file, "", "")).await;
+    let mut seen = Vec::new();
+    for name in ["stamp-b", "stamp-a"].repeat(4) {
+        seen.push(Arc::downgrade(&gateway.gateway.reloader().running().plugins[0]));
+        plugin.reload(&gateway, name).await;
+    }
+    assert_eq!(phase(&gateway), "watched");
+    // The one before, which a rollback of the config would bring back too.
+    eventually("the others are gone", || seen.iter().filter(|plugin| plugin.strong_count() > 0).count() <= 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

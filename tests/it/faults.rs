@@ -31,6 +31,7 @@ mod outage;
 mod partition;
 mod returning;
 mod rolling;
+mod soak;
 mod wrong;
 
 /// Timings that let a test be short.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Stage, samples::REMEMBERED};
+use super::Stage;
 use crate::{
     faults::Random,
     support::{NoAnswer, PATIENCE, TestClient, token},
@@ -235,7 +235,6 @@ async fn visit(
     let (own, hall, chat) =
         (format!("own:{user}"), format!("hall:{}", random.next(3)), format!("chat:{}", random.next(3)));
     let joined = ask(stage, client, "subscribe", json!({ "channel": own })).await?;
-    stage.count(REMEMBERED);
     ask(stage, client, "subscribe", json!({ "channel": hall })).await?;
     ask(stage, client, "subscribe", json!({ "channel": chat })).await?;
     ask(stage, client, "subscribe", json!({ "channel": "price:1", "delta": "fossil" })).await?;

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Stage, crowd::now, samples::REMEMBERED};
+use super::{Stage, crowd::now};
 use crate::{
     api::{KEY, call, exchange},
     support::TestClient,
@@ -68,9 +68,6 @@ pub(super) async fn backend(stage: Arc<Stage>, first: usize) {
             stage.refused(method, &reply);
         }
         stage.count("calls");
-        if method == "batch" {
-            stage.count(REMEMBERED);
-        }
         if n.is_multiple_of(20) {
             let head = "POST /api/info HTTP/1.1\r\nX-API-Key: not one of the keys";
             let status = exchange(stage.address(n), head, "{}").await.0;

@@ -19,7 +19,7 @@ use crate::{
 const PACE: u64 = 100;
 
 /// The next call. Each names new users, rooms and keys where it can.
-fn next(stage: &Stage, n: usize) -> (&'static str, Value) {
+fn next(stage: &Stage, n: usize, backend: usize) -> (&'static str, Value) {
     let latest = stage.latest.lock().clone();
     let data = json!({ "text": "of a server" });
     let key = format!("key {}", stage.number());
@@ -40,8 +40,9 @@ fn next(stage: &Stage, n: usize) -> (&'static str, Value) {
         13 => ("rpc", json!({ "method": "next", "params": null })),
         14 => ("rpc", json!({ "method": "next", "params": null, "all": true, "timeout_ms": 1000 })),
         15 => ("send", json!({ "to": [format!("user:{latest}"), "pattern:chat:*"], "data": data })),
-        16 => ("subscribe", json!({ "user": latest, "channel": "chat:server" })),
-        17 => ("unsubscribe", json!({ "user": latest, "channel": "chat:server" })),
+        // Not of another backend's room: who takes a user out turns back whoever puts it in.
+        16 => ("subscribe", json!({ "user": latest, "channel": format!("chat:server {backend}") })),
+        17 => ("unsubscribe", json!({ "user": latest, "channel": format!("chat:server {backend}") })),
         18 => ("revoke_token", json!({ "uid": key, "expire_at": now() + 60 })),
         19 => ("invalidate_user_tokens", json!({ "user": key, "expire_at": now() + 60 })),
         20 => (
@@ -62,7 +63,7 @@ pub(super) async fn backend(stage: Arc<Stage>, first: usize) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for n in first.. {
         ticks.tick().await;
-        let (method, parameters) = next(&stage, n / 2);
+        let (method, parameters) = next(&stage, n / 2, first);
         let reply = call(stage.address(n), method, parameters).await;
         if reply.get("error").is_some() {
             stage.refused(method, &reply);
@@ -105,7 +106,7 @@ pub(super) async fn touch(stage: &Stage) {
         client.join("board:touched").await;
         client.leave().await;
         for call_of in 0..22 {
-            let (method, parameters) = next(stage, call_of);
+            let (method, parameters) = next(stage, call_of, 0);
             call(stage.address(n), method, parameters).await;
         }
     }

@@ -21,7 +21,7 @@ use crate::{
 
 /// Addresses that are remembered, times the rates that are counted for each,
 /// before those that asked nothing lately are forgotten.
-const ADDRESSES: usize = 1_000;
+const ADDRESSES: usize = 10_000;
 
 /// How often clients of an address have asked for what.
 #[derive(Debug)]

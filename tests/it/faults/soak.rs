@@ -145,7 +145,7 @@ impl Stage {
     }
 
     fn wrong(&self, what: &str) {
-        // Numbers would make each its own kind.
+        // Numbers would make each its own kind; a short text has codes alone.
         let kind = what.replace(|c: char| c.is_ascii_digit() && what.len() > 60, "#");
         let mut wrong = self.wrong.lock();
         if wrong.len() < 100 || wrong.contains_key(&kind) {

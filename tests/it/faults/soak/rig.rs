@@ -14,9 +14,9 @@ use crate::{
 };
 
 /// Rooms of every kind, plugins that are called by some of them, and the server
-/// API. `variant` tells apart configs that replace each other.
+/// API. `variant` tells apart configs that replace each other. Nothing is short of
+/// time: whoever shares the processor may keep an instance waiting.
 fn config(stamp: &Path, variant: usize) -> String {
-    // Whoever shares the processor may keep a call waiting for longer than usual.
     let plugin = |name: &str, path: &Path, more: &str| {
         let path = path.display().to_string();
         format!("[[plugins]]\nname = \"{name}\"\npath = {path:?}\ntimeout = \"2s\"\n{more}\n")
@@ -42,6 +42,10 @@ fn config(stamp: &Path, variant: usize) -> String {
 personal_rooms = true
 cache = {cache:?}
 {API}
+[bus]
+timeout = "10s"
+[cluster]
+ttl = "20s"
 [limits]
 outbox = "512KiB"
 message_size = "32KiB"

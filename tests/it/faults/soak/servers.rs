@@ -52,7 +52,11 @@ fn next(stage: &Stage, n: usize, backend: usize) -> (&'static str, Value) {
         21 => ("requests", json!({ "to": [format!("user:{key}")], "data": data, "timeout_ms": 200 })),
         22 => ("instances", json!({})),
         _ => {
-            stage.sent_away.lock().push(latest.clone());
+            let mut sent_away = stage.sent_away.lock();
+            sent_away.push(latest.clone());
+            // Some had gone before, and nobody takes them out.
+            let too_many = sent_away.len().saturating_sub(100);
+            sent_away.drain(..too_many);
             ("disconnect", json!({ "user": latest, "disconnect": { "code": 4100, "reason": "sent away" } }))
         }
     }

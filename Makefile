@@ -16,6 +16,7 @@ VENV := target/venv
 FUZZ_SECONDS ?= 120
 SEEDS ?= 10000
 SECONDS ?= 60
+RATE ?= 1
 SEED ?= $(shell date +%s)
 # In every language that has them; plugins/cases says what all of them answer.
 EXAMPLES := $(foreach name,moderation members-only mentions,$(wildcard plugins/*/$(name)))
@@ -27,7 +28,7 @@ PROBES := plugins/fixtures/probe
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
 
-.PHONY: help run cluster test lint bench bench-cluster fuzz chaos simulate setup build plugins test-rust test-autobahn test-plugins test-clients test-browser
+.PHONY: help run cluster test lint bench bench-cluster fuzz chaos simulate soak setup build plugins test-rust test-autobahn test-plugins test-clients test-browser
 
 help:
 	sed -n 's/^## //p' Makefile
@@ -79,6 +80,20 @@ chaos: setup
 simulate: setup
 	echo "== simulating, seeds $(SEEDS)"
 	WAYLEAVE_SEEDS=$(SEEDS) $(CARGO) test --quiet --lib cluster::simulation -- --nocapture
+
+## make soak     two gateways under load for an hour, with a plot in target/soak (SECONDS=3600 RATE=1)
+soak: SECONDS = 3600
+soak: setup plugins
+	echo "== soak, $(SECONDS) s"
+	$(CARGO) build --release --bin wayleave
+	mkdir -p target/soak
+	# A copy: who builds meanwhile changes the other.
+	cp target/release/wayleave target/soak/wayleave
+	finish() { $(PYTHON) tests/soak/plot target/soak/samples.jsonl target/soak/soak.svg; }
+	trap finish EXIT
+	# One arena, since each keeps what it once held: many hide what a program does not give back.
+	env SECONDS=$(SECONDS) RATE=$(RATE) MALLOC_ARENA_MAX=1 GATEWAY=$(CURDIR)/target/soak/wayleave \
+		$(CARGO) test --quiet --test it -- --ignored --exact faults::soak::soak --nocapture
 
 setup:
 	tests/setup

@@ -268,6 +268,8 @@ async fn metrics(State(web): State<Web>) -> Response<Body> {
     }
     let hub = &web.router.hub;
     web.router.metrics.memberships.set(i64::try_from(hub.n_memberships()).unwrap_or(i64::MAX));
+    let n_tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    web.router.metrics.tasks.set(i64::try_from(n_tasks).unwrap_or(i64::MAX));
     if let Some(age) = web.router.cluster.as_ref().and_then(|cluster| cluster.beat_age()) {
         web.router.metrics.cluster.beat_age.set(age.as_secs_f64());
     }

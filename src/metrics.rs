@@ -265,6 +265,8 @@ pub struct Metrics {
     rooms: Gauge,
     /// Places of connections in rooms, at the last scrape.
     pub memberships: Gauge,
+    /// Tasks of the runtime that have not ended, at the last scrape.
+    pub tasks: Gauge,
     slow: Counter,
     limited: Family<LimitLabel, Counter>,
     closes: Family<CodeLabel, Counter>,
@@ -319,6 +321,7 @@ impl Metrics {
             users: Gauge::default(),
             rooms: Gauge::default(),
             memberships: Gauge::default(),
+            tasks: Gauge::default(),
             slow: Counter::default(),
             limited: Family::default(),
             closes: Family::default(),
@@ -352,6 +355,7 @@ impl Metrics {
         registry.register("users", "Users with a connection", m.users.clone());
         registry.register("rooms", "Rooms with a member", m.rooms.clone());
         registry.register("memberships", "Places of connections in rooms", m.memberships.clone());
+        registry.register("tasks", "Tasks of the runtime that have not ended", m.tasks.clone());
         registry.register("slow_clients", "Connections closed since they read too slowly", m.slow.clone());
         registry.register("limited", "Closes and refusals that come of a limit, by limit", m.limited.clone());
         registry.register_collector(Box::new(Scraped(Arc::clone(&m.busy))));

@@ -115,6 +115,12 @@ impl Connection {
         Self { id, id_text: id.to_string().into(), user, encoding, outbox, state: Mutex::new(state), kept }
     }
 
+    /// Whether it has left the hub.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.state.lock().is_gone
+    }
+
     /// What it may do in a room; None: it is not in there.
     #[must_use]
     pub fn membership(&self, room: &str) -> Option<Membership> {

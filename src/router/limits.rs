@@ -47,8 +47,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Users that are remembered before those who asked nothing lately are
-/// forgotten.
-const USERS: usize = 10_000;
+/// forgotten. Each takes some 200 bytes.
+const USERS: usize = 1_000;
 
 /// What this instance has taken for each user.
 #[derive(Debug, Default)]
@@ -291,7 +291,7 @@ mod tests {
             limits.look(&user(n), rate, start);
         }
         let shares = limits.shares.lock();
-        assert_eq!((shares.by_user.len(), shares.sweep_at), (3 * USERS, 4 * USERS), "two looks for 30,000 commands");
+        assert_eq!((shares.by_user.len(), shares.sweep_at), (3 * USERS, 4 * USERS), "two looks for 3,000 users");
         drop(shares);
         for n in 3 * USERS..=4 * USERS {
             limits.look(&user(n), rate, start + rate.per);

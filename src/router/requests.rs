@@ -524,11 +524,15 @@ impl Router {
             let (generation, room, placing) = (&generation, &room, placing.clone());
             async move {
                 match &deed.what {
-                    What::Join(_) => return self.place(generation, &connection, room, placing, 0).await,
+                    What::Join(_) => {
+                        let placed = self.place(generation, &connection, room, placing, 0).await;
+                        // Who goes meanwhile counts as who was gone before.
+                        return Some(placed).filter(|placed| placed.is_ok() || !connection.is_gone());
+                    }
                     What::Leave(_) => {
                         let mut batch = Batch::new(&self.flusher);
                         if !self.leave_by_server(generation, &connection, room, 0, &mut batch) {
-                            return Err(Refusal::PERMISSION_DENIED);
+                            return Some(Err(Refusal::PERMISSION_DENIED));
                         }
                     }
                     What::Close(code, reason) => {
@@ -537,17 +541,18 @@ impl Router {
                     What::SetInfo(info) => connection.set_info(info.as_ref().into()),
                     What::Expire(at) => self.set_end(&connection, *at, &mut Batch::new(&self.flusher)),
                 }
-                Ok(())
+                Some(Ok(()))
             }
         };
         let mut outcomes = futures_util::stream::iter(connections.into_iter().map(each)).buffer_unordered(AT_ONCE);
         while let Some(outcome) = outcomes.next().await {
             match outcome {
-                Ok(()) => done += 1,
-                Err(refusal) => {
+                Some(Ok(())) => done += 1,
+                Some(Err(refusal)) => {
                     failed += 1;
                     why = Some(refusal);
                 }
+                None => {}
             }
         }
         let mut answers = vec![("done".to_owned(), done.to_string()), ("failed".to_owned(), failed.to_string())];

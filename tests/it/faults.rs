@@ -31,6 +31,7 @@ mod outage;
 mod partition;
 mod returning;
 mod rolling;
+mod soak;
 mod streams;
 mod wrong;
 

@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{FAST, Listener, gateway, gateways, in_order, instances, is_ready, member, stats, trouble};
-use crate::support::{
-    TestClient, TestGateway, eventually,
-    proxy::{Direction, FaultProxy, Which},
-    redis::RedisServer,
-    until,
+use crate::{
+    api::{API, address, result},
+    support::{
+        TestClient, TestGateway, eventually,
+        proxy::{Direction, FaultProxy, Which},
+        redis::RedisServer,
+        until,
+    },
 };
 
 /// Publishes `from..to` to a room with history and one without.
@@ -320,6 +323,25 @@ async fn f14_joins_while_writing_is_frozen_cost_nothing_that_is_heard() {
     is_ready(&b).await;
     let mut joiner = b.client().await;
     joiner.join("plain:new").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_a_server_wants_of_somebody_who_goes_meanwhile_is_no_failure() {
+    let redis = RedisServer::start().await;
+    let proxy = FaultProxy::start(redis.address()).await;
+    let a = gateway(&format!("url = \"{}\"", proxy.url()), "a", &format!("{FAST}{API}")).await;
+    let client = a.client().await;
+    let (address, id) = (address(&a), client.id.clone());
+    proxy.freeze_only(Which::Writers, Direction::Both);
+    let joining = tokio::spawn(async move {
+        result(address, "subscribe", json!({ "user": "", "client": id, "channel": "plain:1" })).await
+    });
+    // The room is heard before the join is written.
+    until("the join is under way", async || redis.channels().await.iter().any(|name| name.contains("plain:1"))).await;
+    client.leave().await;
+    eventually("the client is gone", || a.metric("wayleave_connections") == 0.0).await;
+    proxy.heal();
+    assert_eq!(joining.await.unwrap(), json!({ "connections": 0 }));
 }
 
 /// A server behind an address that moves is made a replica, and its clients'

@@ -76,7 +76,7 @@ impl Instance {
         self.kill();
         let (file, output) = (self.folder.path().join("config.toml"), self.folder.path().join("output"));
         let arguments = ["run", "--config", file.to_str().unwrap()].map(str::to_owned);
-        let process = Process::start(&self.name, env!("CARGO_BIN_EXE_wayleave"), &arguments, &output);
+        let process = Process::start(&self.name, &program(), &arguments, &output);
         let process = self.process.insert(process);
         let deadline = Instant::now() + PATIENCE;
         while get(self.port.address(), "/health").await.is_err() {
@@ -156,12 +156,26 @@ impl Instance {
 
     /// Memory in use, in bytes; of Linux.
     pub fn resident_bytes(&mut self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running().pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+        self.status("VmRSS:") * 1024
     }
 
-    /// How many files and sockets it has open; of Linux.
+    /// The part of [`Self::resident_bytes`] that no file backs: a kernel takes
+    /// pages of the program back and reads them again as it likes.
+    pub fn anonymous_bytes(&mut self) -> u64 {
+        self.status("RssAnon:") * 1024
+    }
+
+    /// How many threads it has; of Linux.
+    pub fn threads(&mut self) -> u64 {
+        self.status("Threads:")
+    }
+
+    fn status(&mut self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running().pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Time that its threads have computed, in steps of ten milliseconds.
     pub fn cpu(&mut self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.running().pid())).unwrap();
@@ -171,6 +185,7 @@ impl Instance {
         Duration::from_millis(ticks * 10)
     }
 
+    /// How many files and sockets it has open; of Linux.
     pub fn open_files(&mut self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.running().pid())).unwrap().count()
     }
@@ -213,6 +228,11 @@ impl Instance {
     pub async fn client_with(&self, hello: Value) -> TestClient {
         TestClient::connect(&self.url(), hello).await
     }
+}
+
+/// The program of this build, or the one that the environment names.
+fn program() -> String {
+    std::env::var("GATEWAY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_wayleave").to_owned())
 }
 
 /// One request by hand on a connection of its own: whatever keeps connections

@@ -10,11 +10,14 @@
 pub(crate) mod args;
 pub(crate) mod centrifuge;
 pub(crate) mod client;
+pub(crate) mod cpu;
 pub(crate) mod crowd;
 pub(crate) mod floor;
 pub(crate) mod gateway;
+pub(crate) mod http_hook;
 pub(crate) mod machine;
 pub(crate) mod orders;
+pub(crate) mod plugins;
 pub(crate) mod process;
 pub(crate) mod room;
 pub(crate) mod stand_in;

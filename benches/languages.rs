@@ -1,0 +1,254 @@
+//! The three examples in all languages, side by side, and beside a hook by HTTP
+//! on loopback that does the same: what a call costs, what a guest takes, and
+//! what the calls of another plugin notice of it.
+
+#![allow(clippy::unwrap_used, reason = "a bench ends with its first trouble")]
+#![allow(unreachable_pub, dead_code, reason = "parts of plugins are taken as they are")]
+
+#[path = "../plugins/rust/moderation/src/censor.rs"]
+mod censor;
+#[path = "../plugins/rust/members-only/src/members.rs"]
+mod members;
+mod support;
+#[path = "../plugins/rust/mentions/src/text.rs"]
+mod text;
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
+use support::{
+    cpu::{BATCHES, measure},
+    http_hook::HttpHook,
+    machine,
+    plugins::{CALLER, ID, ROOM, WORDS, body, built, host, join, load, route, transform},
+    stats::median,
+    table,
+};
+use wayleave::{
+    plugin::{Plugin, PluginHost},
+    protocol::Payload,
+};
+
+const LANGUAGES: [(&str, &str); 5] =
+    [("Rust", "rust"), ("C", "c"), ("JavaScript", "typescript"), ("Go", "go"), ("Python", "python")];
+
+/// Enough for all of them; what is slow is no failure here.
+const LIMITS: &str = "grants = [\"log\"]\nmemory = \"64MiB\"\ntimeout = \"5s\"\ninit_timeout = \"60s\"";
+
+/// Who may join; the rest of the settings of `members-only`.
+const ROOMS: &str = r#"{ "rooms": { "chat:*": ["ada"] } }"#;
+
+/// Calls of the neighbour in one round, and rounds.
+const NEIGHBOURS: usize = 50_000;
+const ROUNDS: usize = 9;
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    println!("languages: {}", machine::line());
+    let host = host();
+    let all: Vec<_> = LANGUAGES.iter().filter_map(|(name, folder)| Language::load(&host, name, folder)).collect();
+    calls(&all);
+    guests();
+    neighbours(&host, &all);
+}
+
+/// The examples in one language.
+struct Language {
+    name: &'static str,
+    moderation: Arc<Plugin>,
+    members: Arc<Plugin>,
+    mentions: Arc<Plugin>,
+}
+
+impl Language {
+    fn load(host: &PluginHost, name: &'static str, folder: &str) -> Option<Self> {
+        let load = |example: &str, settings: &str| load(host, &format!("plugins/{folder}/{example}"), settings);
+        let words = format!("{LIMITS}\n[plugins.settings]\nwords = {WORDS:?}");
+        let rooms = format!("{LIMITS}\n[plugins.settings.rooms]\n\"chat:*\" = [\"ada\"]");
+        let (moderation, members) = (load("moderation", &words)?, load("members-only", &rooms)?);
+        Some(Self { name, moderation, members, mentions: load("mentions", LIMITS)? })
+    }
+}
+
+/// What a hook is asked by HTTP.
+#[derive(Deserialize)]
+struct Request<'a> {
+    room: &'a str,
+    user: &'a str,
+    info: Box<RawValue>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+/// The server of the hook: the examples' own code, with no plugin around it.
+fn by_http() -> HttpHook {
+    let censor = censor::Censor::new(&WORDS.map(str::to_owned)).unwrap();
+    let members = members::Members::from_settings(ROOMS).unwrap();
+    let answer = move |path: &str, body: &[u8]| {
+        let request: Request<'_> = serde_json::from_slice(body).unwrap();
+        let payload = request.payload.map_or("", RawValue::get);
+        let answer = match path {
+            "/transform" if !censor.suspects(payload) => json!({ "verdict": "pass" }),
+            "/transform" => json!({ "verdict": "replace", "payload": censor.mask_json(payload).unwrap() }),
+            "/authorize" => json!({ "allow": members.admits(request.room, request.user, request.info.get()) }),
+            _ if !text::may_concern(payload) => json!({ "verdict": "pass" }),
+            _ => {
+                let text = text::field(payload, "text").unwrap_or_default();
+                let users = text::mentions(&text, request.user, 10);
+                json!({ "verdict": "add", "users": users, "data": { "kind": "mention", "from": request.user } })
+            }
+        };
+        answer.to_string()
+    };
+    HttpHook::start(Arc::new(answer)).unwrap()
+}
+
+/// One call by HTTP, from what a gateway has to an answer that it can read.
+fn ask(hook: &mut HttpHook, path: &str, payload: Option<&Payload>) {
+    let payload = payload.map(|payload| match payload {
+        Payload::Text(json) => serde_json::from_str::<&RawValue>(json).unwrap(),
+        Payload::Binary(_) => unreachable!("the bodies are text"),
+    });
+    let info = serde_json::from_str::<&RawValue>(CALLER.info).unwrap();
+    #[derive(serde::Serialize)]
+    struct Asked<'a> {
+        id: &'a str,
+        room: &'a str,
+        connection: &'a str,
+        user: &'a str,
+        info: &'a RawValue,
+        payload: Option<&'a RawValue>,
+    }
+    let asked = Asked { id: ID, room: ROOM, connection: CALLER.connection, user: CALLER.user, info, payload };
+    let answer = hook.ask(path, serde_json::to_vec(&asked).unwrap()).unwrap();
+    let answer: Value = serde_json::from_slice(&answer).unwrap();
+    assert!(answer["verdict"].is_string() || answer["allow"] == true, "not what was to be measured: {answer}");
+}
+
+fn calls(all: &[Language]) {
+    let (clean, dirty, mention) = (body(""), body("oh darn it "), body("ask @grace and @bob "));
+    let mut rows: Vec<(String, [f64; 5])> = Vec::new();
+    let mut hook = by_http();
+    let server = [hook.thread];
+    let mut by_http = |path: &str, payload: Option<&Payload>| measure(&server, || ask(&mut hook, path, payload));
+    rows.push((
+        "HTTP on loopback".to_owned(),
+        [
+            by_http("/transform", Some(&clean)),
+            by_http("/transform", Some(&dirty)),
+            by_http("/authorize", None),
+            by_http("/route", Some(&clean)),
+            by_http("/route", Some(&mention)),
+        ],
+    ));
+    for language in all {
+        let costs = [
+            measure(&[], || transform(&language.moderation, &clean)),
+            measure(&[], || transform(&language.moderation, &dirty)),
+            measure(&[], || join(&language.members)),
+            measure(&[], || route(&language.mentions, &clean)),
+            measure(&[], || route(&language.mentions, &mention)),
+        ];
+        rows.push((language.name.to_owned(), costs));
+    }
+    let floor = rows[0].1;
+    let cell = |(cost, http): (&f64, &f64)| format!("{cost:.2} ({:.1}x)", http / cost);
+    let rows: Vec<Vec<_>> = rows
+        .iter()
+        .map(|(name, costs)| [name.clone()].into_iter().chain(costs.iter().zip(&floor).map(cell)).collect())
+        .collect();
+    println!("\nCPU of a call in us, both ends of HTTP, and how much cheaper than HTTP; medians of {BATCHES} batches");
+    table::print(&["", "moderation, clean", "masked", "members-only", "mentions, none", "two"], &rows);
+}
+
+/// What `wayleave plugin inspect` says of the moderation example.
+fn guests() {
+    let mut rows = Vec::new();
+    for (name, folder) in LANGUAGES {
+        let path = format!("plugins/{folder}/moderation");
+        let Some(file) = built(&path) else { continue };
+        let settings = json!({ "words": WORDS }).to_string();
+        let inspect = Command::new(env!("CARGO_BIN_EXE_wayleave"))
+            .args(["plugin", "inspect", "--json", "--settings", &settings])
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert!(inspect.status.success(), "{}", String::from_utf8_lossy(&inspect.stderr));
+        let report: Value = serde_json::from_slice(&inspect.stdout).unwrap();
+        let measured = &report["measured"];
+        let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+        rows.push(vec![
+            name.to_owned(),
+            table::figure(number(&report["size"]) / 1e3, 0),
+            table::figure(number(&report["compile_ms"]), 0),
+            table::figure(number(&measured["start"]["median_us"]) / 1e3, 3),
+            table::figure(number(&measured["memory"]) / 1024.0, 0),
+            table::figure(number(&measured["memory_after_calls"]) / 1024.0, 0),
+        ]);
+    }
+    println!("The moderation example, by `wayleave plugin inspect`");
+    table::print(
+        &["", "file kB", "compile ms", "a guest's start ms", "its memory KiB", "after 2,000 calls KiB"],
+        &rows,
+    );
+}
+
+/// How long calls of a plugin in Rust take, while another thread calls one in
+/// another language without a pause; beside it, while that thread computes
+/// something else.
+fn neighbours(host: &PluginHost, all: &[Language]) {
+    let words = format!("{LIMITS}\n[plugins.settings]\nwords = {WORDS:?}");
+    let Some(neighbour) = load(host, "plugins/rust/moderation", &words) else { return };
+    let clean = body("");
+    let p99 = |busy: &(dyn Fn() + Sync)| {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    busy();
+                }
+            });
+            let mut times: Vec<Duration> = (0..NEIGHBOURS)
+                .map(|_| {
+                    let started = Instant::now();
+                    transform(&neighbour, &clean);
+                    started.elapsed()
+                })
+                .collect();
+            stop.store(true, Ordering::Relaxed);
+            times.sort_unstable();
+            times[NEIGHBOURS * 99 / 100].as_secs_f64() * 1e6
+        })
+    };
+    let censor = censor::Censor::new(&WORDS.map(str::to_owned)).unwrap();
+    let Payload::Text(text) = &clean else { unreachable!("the bodies are text") };
+    let native = || assert!(!std::hint::black_box(&censor).suspects(std::hint::black_box(text)));
+    let mut rounds = vec![Vec::new(); all.len()];
+    let mut beside = Vec::new();
+    for _ in 0..ROUNDS {
+        let alone = p99(&native);
+        beside.push(alone);
+        for (language, round) in all.iter().zip(&mut rounds) {
+            round.push((p99(&|| transform(&language.moderation, &clean)), alone));
+        }
+    }
+    let mut rows = vec![vec!["native code".to_owned(), table::figure(median(beside), 2), "1".to_owned()]];
+    for (language, round) in all.iter().zip(&rounds) {
+        let times = median(round.iter().map(|(time, _)| *time));
+        let ratio = median(round.iter().map(|(time, alone)| time / alone));
+        rows.push(vec![language.name.to_owned(), table::figure(times, 2), table::figure(ratio, 2)]);
+    }
+    println!("Calls of a plugin in Rust while another thread calls another plugin: p99, medians of {ROUNDS} rounds");
+    table::print(&["the other", "p99 us", "x native code"], &rows);
+}

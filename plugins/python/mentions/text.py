@@ -6,6 +6,8 @@ import re
 from letters import is_letter
 
 ANNOUNCE = "/announce "
+# Most of what names are made of.
+ASCII_NAME = re.compile("[0-9A-Za-z_.-]*")
 # What is no half of a surrogate pair, though it looks like one; and what then is.
 WHOLE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..")
 HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -44,7 +46,7 @@ def mentions(text: str, sender: str, most: int) -> list[str]:
     names = []
     at = text.find("@")
     while at >= 0 and len(names) < most:
-        end = at + 1
+        end = ASCII_NAME.match(text, at + 1).end()
         while end < len(text) and is_name(text[end]):
             end += 1
         # The dot of `ask @ada.` ends the sentence; that of `@ada.l` does not.

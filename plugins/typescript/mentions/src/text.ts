@@ -2,8 +2,10 @@
 
 const ANNOUNCE = "/announce ";
 
-/** A run of what names are made of; behind a letter, `@` is part of an address. */
-const MENTION = /(?<![\p{Alphabetic}\p{N}_.-])@([\p{Alphabetic}\p{N}_.-]+)/gu;
+/** What names are made of. The first takes a tenth of the time, and most names are such. */
+const ASCII_NAME = /[\w.-]*/y;
+const NAME = /[\p{Alphabetic}\p{N}_.-]*/uy;
+const NAME_ENDS = /[\p{Alphabetic}\p{N}_.-]$/u;
 
 /**
  * False only if `json` holds neither a mention nor an announcement. A slash may
@@ -34,11 +36,25 @@ export function announcement(text: string): string | undefined {
  */
 export function mentions(text: string, sender: string, max: number): string[] {
   const names = new Set<string>();
-  for (const [, written] of text.matchAll(MENTION)) {
-    if (names.size >= max) break;
+  for (let at = text.indexOf("@"); at >= 0 && names.size < max; at = text.indexOf("@", at + 1)) {
+    // Behind a letter it is part of an address.
+    if (NAME_ENDS.test(text.slice(Math.max(at - 2, 0), at))) continue;
     // The dot of `ask @ada.` ends the sentence; that of `@ada.l` does not.
-    const name = written!.replace(/[.-]+$/, "");
+    const name = nameAt(text, at + 1).replace(/[.-]+$/, "");
     if (name !== "" && name !== sender) names.add(name);
   }
   return [...names];
+}
+
+function nameAt(text: string, start: number): string {
+  const end = endOf(ASCII_NAME, text, start);
+  const isWhole = end === text.length || text.charCodeAt(end) < 0x80;
+  return text.slice(start, isWhole ? end : endOf(NAME, text, start));
+}
+
+/** Where what a sticky pattern matches at `start` ends. */
+function endOf(pattern: RegExp, text: string, start: number): number {
+  pattern.lastIndex = start;
+  pattern.test(text);
+  return pattern.lastIndex;
 }

@@ -2,8 +2,10 @@
 
 /** A word, as far as the list is concerned: a run of letters and digits. */
 const WORD = /[\p{Alphabetic}\p{N}]+/gu;
+const ASCII_WORD = /[0-9A-Za-z]+/y;
 const LETTER = /[\p{Alphabetic}\p{N}]/uy;
 const ASCII = /^[\0-\x7f]*$/;
+const ENDS_IN_LETTER = /[0-9A-Za-z]$/;
 
 /** Half a surrogate pair: valid as JSON, but nobody can read or check it. */
 export class NotUnicode extends Error {}
@@ -14,8 +16,12 @@ export class Censor {
    * be shorter, but it would try each of them at every place of a message.
    */
   private readonly listed = new Map<string, string[]>();
-  /** What it matches holds nothing that is listed; most messages are such. */
-  private readonly clean: RegExp;
+  /**
+   * Goes on to where a listed word may begin, or to what is not of ASCII; most
+   * messages have no such place. Undefined with a long list: texts are then
+   * looked at word by word.
+   */
+  private readonly skip: RegExp | undefined;
 
   constructor(words: string[]) {
     // The longest first, so that of `bad` and `bad word` the phrase counts.
@@ -27,7 +33,7 @@ export class Censor {
       const key = fold(first);
       this.listed.set(key, [...(this.listed.get(key) ?? []), text]);
     }
-    this.clean = clean(words);
+    this.skip = skip(words);
   }
 
   /**
@@ -37,13 +43,9 @@ export class Censor {
    * large numbers. Throws NotUnicode.
    */
   maskJson(json: string): string | undefined {
-    // Nearly all messages are clean, and this tells most of them at once. The
-    // next does so for other scripts, or where a word is part of another.
-    if (this.clean.test(json)) return undefined;
-    // With an escape, which may stand for a letter, only decoding tells.
-    if (!json.includes("\\") && !json.match(WORD)?.some((word) => this.listed.has(fold(word)))) {
-      return undefined;
-    }
+    // Nearly all messages are clean, and this tells most of them at once. With
+    // an escape, which may stand for a letter, only decoding tells.
+    if (this.next(json, 0) === undefined && !json.includes("\\")) return undefined;
     let found = false;
     const masked = json.replace(/"[^"\\]*(?:\\.[^"\\]*)*"(\s*:)?/g, (literal, colon) => {
       const isKey = colon !== undefined;
@@ -61,37 +63,80 @@ export class Censor {
   private mask(text: string): string | undefined {
     let masked = "";
     let copied = 0;
-    WORD.lastIndex = 0;
-    for (let word = WORD.exec(text); word; word = WORD.exec(text)) {
-      const at = word.index;
-      const length = this.listed.get(fold(word[0]))?.find((listed) => isAt(text, at, listed))?.length;
-      if (length === undefined) continue;
-      const found = text.slice(at, at + length);
-      masked += text.slice(copied, at) + "*".repeat([...found].length);
-      copied = WORD.lastIndex = at + length;
+    for (let found = this.next(text, 0); found; found = this.next(text, copied)) {
+      masked += text.slice(copied, found.at) + "*".repeat([...text.slice(found.at, found.end)].length);
+      copied = found.end;
     }
     return copied === 0 ? undefined : masked + text.slice(copied);
   }
+
+  /** The first place, from `start` on, where a listed text stands. */
+  private next(text: string, start: number): Place | undefined {
+    let at = start;
+    for (let word = this.suspect(text, at); word !== undefined; word = this.suspect(text, at)) {
+      const end = this.endOfListed(text, word);
+      if (end !== undefined) return { at: word.at, end };
+      at = word.end;
+    }
+    return undefined;
+  }
+
+  /** The first word, from `start` on, that may begin a listed text. */
+  private suspect(text: string, start: number): Place | undefined {
+    const { skip } = this;
+    for (let at = start; skip !== undefined; ) {
+      skip.lastIndex = at;
+      skip.test(text);
+      const stop = skip.lastIndex;
+      if (stop === text.length) return undefined;
+      if (text.charCodeAt(stop) >= 0x80) break;
+      const word = wordAt(text, stop);
+      const isPart = stop > start && ENDS_IN_LETTER.test(text[stop - 1]!);
+      if (!isPart) return word;
+      at = word.end;
+    }
+    return wordFrom(WORD, text, start);
+  }
+
+  private endOfListed(text: string, word: Place): number | undefined {
+    const listed = this.listed.get(fold(text.slice(word.at, word.end)))?.find((listed) => isAt(text, word.at, listed));
+    return listed === undefined ? undefined : word.at + listed.length;
+  }
+}
+
+interface Place {
+  at: number;
+  end: number;
+}
+
+function wordAt(text: string, at: number): Place {
+  const word = wordFrom(ASCII_WORD, text, at)!;
+  return text.charCodeAt(word.end) >= 0x80 ? wordFrom(WORD, text, at)! : word;
+}
+
+function wordFrom(pattern: RegExp, text: string, at: number): Place | undefined {
+  pattern.lastIndex = at;
+  const word = pattern.exec(text);
+  return word === null ? undefined : { at: word.index, end: pattern.lastIndex };
 }
 
 /** Lists longer than this are looked up word by word, not matched. */
 const MATCHED_MAX = 32;
 
 /**
- * Matches texts of ASCII without escapes where no listed word begins. Written
- * for speed: a run of characters that begin no word is skipped as one, and case
- * is spelled out, since the flag `i` costs three times as much.
+ * Matches up to where a listed word or what is not of ASCII begins, or to the end.
+ * Written for speed: a run of characters that begin no word is skipped as one, and
+ * case is spelled out, since the flag `i` costs three times as much.
  */
-function clean(words: string[]): RegExp {
-  // Never matches: each message is looked at word by word.
-  if (words.length === 0 || words.length > MATCHED_MAX) return /[]/;
+function skip(words: string[]): RegExp | undefined {
+  if (words.length > MATCHED_MAX) return undefined;
   const either = (c: string) => `[${c.toLowerCase()}${c.toUpperCase()}]`;
   // The rest of a text, its other characters left out, is not needed to suspect it.
   const starts = words.map((text) => /^[a-z0-9]+/i.exec(text)?.[0] ?? "").filter((start) => start !== "");
   const firsts = [...new Set(starts.map((start) => start[0]!.toLowerCase() + start[0]!.toUpperCase()))].join("");
   const rests = [...new Set(starts.map((start) => [...start.slice(1)].map(either).join("")))].join("|");
-  const skipped = `[^${firsts}\\\\\x80-\uffff]*`;
-  return new RegExp(firsts === "" ? `^${skipped}$` : `^${skipped}(?:[${firsts}](?!${rests})${skipped})*$`);
+  const others = `[^${firsts}\x80-\uffff]*`;
+  return new RegExp(firsts === "" ? others : `${others}(?:[${firsts}](?!${rests})${others})*`, "y");
 }
 
 /** Whether `listed` stands there, and ends where a word may end. */

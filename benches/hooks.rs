@@ -31,7 +31,7 @@ fn main() {
     let (clean, dirty, mention) = (body(""), body("oh darn it "), body("ask @grace and @bob "));
     let mut rows = Vec::new();
     let mut row = |name: &str, call: &mut dyn FnMut()| {
-        rows.push(vec![name.to_owned(), table::figure(measure(&[], call), 2)]);
+        rows.push(vec![name.to_owned(), table::figure(measure(call), 2)]);
     };
     row("native, clean", &mut || _ = black_box(native(black_box(&clean))));
     if let Some(pass) = &pass {

@@ -26,8 +26,8 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use support::{
-    cpu::{BATCHES, measure},
-    http_hook::HttpHook,
+    cpu::{BATCHES, measure, measure_by, processes},
+    http_hook::{self, HttpHook, Kind},
     machine,
     plugins::{CALLER, ID, ROOM, WORDS, body, built, host, join, load, route, transform},
     stats::median,
@@ -51,9 +51,15 @@ const ROOMS: &str = r#"{ "rooms": { "chat:*": ["ada"] } }"#;
 const NEIGHBOURS: usize = 50_000;
 const ROUNDS: usize = 9;
 
+/// Rounds of the table of calls.
+const CALL_ROUNDS: usize = 5;
+
 fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
+    }
+    if std::env::args().any(|argument| argument == http_hook::SERVE) {
+        return serve();
     }
     println!("languages: {}", machine::line());
     let host = host();
@@ -91,8 +97,8 @@ struct Request<'a> {
     payload: Option<&'a RawValue>,
 }
 
-/// The server of the hook: the examples' own code, with no plugin around it.
-fn by_http() -> HttpHook {
+/// The examples' own code, with no plugin around it.
+fn serve() {
     let censor = censor::Censor::new(&WORDS.map(str::to_owned)).unwrap();
     let members = members::Members::from_settings(ROOMS).unwrap();
     let answer = move |path: &str, body: &[u8]| {
@@ -111,7 +117,7 @@ fn by_http() -> HttpHook {
         };
         answer.to_string()
     };
-    HttpHook::start(Arc::new(answer)).unwrap()
+    http_hook::serve(Arc::new(answer)).unwrap();
 }
 
 /// One call by HTTP, from what a gateway has to an answer that it can read.
@@ -136,40 +142,54 @@ fn ask(hook: &mut HttpHook, path: &str, payload: Option<&Payload>) {
     assert!(answer["verdict"].is_string() || answer["allow"] == true, "not what was to be measured: {answer}");
 }
 
+/// The hooks that are asked, in their order in the table.
+const ASKED: [&str; 5] = ["moderation, clean", "masked", "members-only", "mentions, none", "two"];
+
 fn calls(all: &[Language]) {
     let (clean, dirty, mention) = (body(""), body("oh darn it "), body("ask @grace and @bob "));
-    let mut rows: Vec<(String, [f64; 5])> = Vec::new();
-    let mut hook = by_http();
-    let server = [hook.thread];
-    let mut by_http = |path: &str, payload: Option<&Payload>| measure(&server, || ask(&mut hook, path, payload));
-    rows.push((
-        "HTTP on loopback".to_owned(),
+    let by_http = |kind| {
+        let mut hook = HttpHook::start(kind).unwrap();
+        let server = [hook.server()];
+        let mut cost =
+            |path: &str, payload: Option<&Payload>| measure_by(|| processes(&server), || ask(&mut hook, path, payload));
         [
-            by_http("/transform", Some(&clean)),
-            by_http("/transform", Some(&dirty)),
-            by_http("/authorize", None),
-            by_http("/route", Some(&clean)),
-            by_http("/route", Some(&mention)),
-        ],
-    ));
-    for language in all {
-        let costs = [
-            measure(&[], || transform(&language.moderation, &clean)),
-            measure(&[], || transform(&language.moderation, &dirty)),
-            measure(&[], || join(&language.members)),
-            measure(&[], || route(&language.mentions, &clean)),
-            measure(&[], || route(&language.mentions, &mention)),
-        ];
-        rows.push((language.name.to_owned(), costs));
+            cost("/transform", Some(&clean)),
+            cost("/transform", Some(&dirty)),
+            cost("/authorize", None),
+            cost("/route", Some(&clean)),
+            cost("/route", Some(&mention)),
+        ]
+    };
+    let by_plugin = |language: &Language| {
+        [
+            measure(|| transform(&language.moderation, &clean)),
+            measure(|| transform(&language.moderation, &dirty)),
+            measure(|| join(&language.members)),
+            measure(|| route(&language.mentions, &clean)),
+            measure(|| route(&language.mentions, &mention)),
+        ]
+    };
+    let rows = ["HTTP, axum", "HTTP, bare hyper"].into_iter().chain(all.iter().map(|language| language.name));
+    let mut rows: Vec<_> = rows.map(|name| (name, [(); 5].map(|()| Vec::new()))).collect();
+    // Through all rows before the next begins, so that a slow minute hits all alike.
+    for _ in 0..CALL_ROUNDS {
+        let costs = [Kind::Usual, Kind::Bare].map(by_http).into_iter().chain(all.iter().map(by_plugin));
+        for ((_, row), costs) in rows.iter_mut().zip(costs) {
+            row.iter_mut().zip(costs).for_each(|(cell, cost)| cell.push(cost));
+        }
     }
-    let floor = rows[0].1;
+    let rows: Vec<_> = rows.into_iter().map(|(name, row)| (name, row.map(median))).collect();
+    let http = rows[0].1;
     let cell = |(cost, http): (&f64, &f64)| format!("{cost:.2} ({:.1}x)", http / cost);
-    let rows: Vec<Vec<_>> = rows
-        .iter()
-        .map(|(name, costs)| [name.clone()].into_iter().chain(costs.iter().zip(&floor).map(cell)).collect())
-        .collect();
-    println!("\nCPU of a call in us, both ends of HTTP, and how much cheaper than HTTP; medians of {BATCHES} batches");
-    table::print(&["", "moderation, clean", "masked", "members-only", "mentions, none", "two"], &rows);
+    let row = |(name, costs): &(&str, [f64; 5])| {
+        [(*name).to_owned()].into_iter().chain(costs.iter().zip(&http).map(cell)).collect()
+    };
+    println!(
+        "\nCPU of a call in us, with HTTP that of both processes, and how much cheaper than HTTP with axum; medians of \
+         {CALL_ROUNDS} rounds, each the median of {BATCHES} batches"
+    );
+    let head: Vec<_> = [""].into_iter().chain(ASKED).collect();
+    table::print(&head, &rows.iter().map(row).collect::<Vec<_>>());
 }
 
 /// What `wayleave plugin inspect` says of the moderation example.

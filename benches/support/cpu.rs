@@ -6,10 +6,13 @@ use super::stats::median;
 pub(crate) const CALLS: u32 = 2_000;
 pub(crate) const BATCHES: usize = 31;
 
-/// CPU microseconds of one call, the median over batches. `others` are threads
-/// that compute for it too.
-pub(crate) fn measure(others: &[u64], mut call: impl FnMut()) -> f64 {
-    let on_cpu = || on_cpu(None) + others.iter().map(|thread| on_cpu(Some(*thread))).sum::<u64>();
+/// CPU microseconds of one call by this thread, the median over batches.
+pub(crate) fn measure(call: impl FnMut()) -> f64 {
+    measure_by(this_thread, call)
+}
+
+/// The same by another clock, in nanoseconds.
+pub(crate) fn measure_by(on_cpu: impl Fn() -> u64, mut call: impl FnMut()) -> f64 {
     let mut batch = |calls: u32| {
         let before = on_cpu();
         (0..calls).for_each(|_| call());
@@ -22,22 +25,22 @@ pub(crate) fn measure(others: &[u64], mut call: impl FnMut()) -> f64 {
     median((0..BATCHES).map(|_| batch(calls)))
 }
 
-/// Nanoseconds that a thread has been on a CPU, this one without a number.
-fn on_cpu(thread: Option<u64>) -> u64 {
-    let path = match thread {
-        Some(thread) => format!("/proc/self/task/{thread}/schedstat"),
-        None => {
-            // The kernel accounts at the next switch; to yield makes it do so.
-            std::thread::yield_now();
-            "/proc/thread-self/schedstat".to_owned()
-        }
-    };
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0)
+/// Nanoseconds that this thread has been on a CPU.
+fn this_thread() -> u64 {
+    // The kernel accounts at the next switch; to yield makes it do so.
+    std::thread::yield_now();
+    schedstat("/proc/thread-self/schedstat")
 }
 
-/// The number of this thread, for [`measure`].
-pub(crate) fn this_thread() -> u64 {
-    let link = std::fs::read_link("/proc/thread-self").unwrap_or_default();
-    link.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0)
+/// The same of all threads of this process and of others.
+pub(crate) fn processes(others: &[u32]) -> u64 {
+    std::thread::yield_now();
+    let tasks = |process: String| std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let all = others.iter().map(u32::to_string).chain(["self".to_owned()]);
+    all.flat_map(tasks).map(|task| schedstat(&format!("{}/schedstat", task.path().display()))).sum()
+}
+
+fn schedstat(path: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0)
 }

@@ -397,7 +397,7 @@ async fn in_a_private_group_nobody_learns_who_is_there() {
     let name = joined["subscribe"]["data"]["you"].as_str().unwrap_or_else(|| panic!("{joined}")).to_owned();
     bob.join("group:1").await;
     for method in ["presence", "presence_stats"] {
-        assert_eq!(bob.refused(method, room.clone()).await, 103);
+        assert_eq!(bob.refused(method, room.clone()).await, 108, "not for members");
     }
     assert_eq!(refused_publish(&mut ada, "group:1", json!("hi")).await, 103);
     let say = json!({ "room": "group:1", "data": { "text": "hi" } });

@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -62,7 +63,12 @@ impl Reader {
                 continue;
             }
             match (block.language.as_str(), block.value("terminal")) {
-                ("sh", _) if block.has("install") => eprintln!("{place}: left out: {}", block.text.trim()),
+                // Not by a macro, whose words are shown of failed tests alone.
+                ("sh", _) if block.has("install") => {
+                    let what = block.text.trim().replace('\n', "; ");
+                    let mut seen = std::io::stderr().lock();
+                    writeln!(seen, "{place}: left out: {what}").unwrap();
+                }
                 ("sh", Some(terminal)) => self.open(terminal, &block.text).await,
                 ("sh", None) => self.run(&block.text, !block.has("fails"), &place).await,
                 ("text", Some(terminal)) => self.sees(terminal, &block.text, &place).await,

@@ -156,6 +156,8 @@ test-plugins: plugins
 		target/debug/wayleave plugin new $$language $$made/new-$$language >/dev/null
 		CARGO_TARGET_DIR=$(CURDIR)/plugins/target target/debug/wayleave plugin test $$made/new-$$language
 	done
+	echo "== the tutorials, as they stand"
+	$(CARGO) test --quiet --test it -- --ignored tutorials::
 
 test-clients: build
 	echo "== the official clients"

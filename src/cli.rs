@@ -41,7 +41,7 @@ enum Command {
     Dev(ConfigArgument),
     /// Make a token for a user, with the config's secret.
     Token(token::Token),
-    /// Publish to a room, by the server API.
+    /// Publish to a room, by the server API, or as a client.
     ///
     /// The key is taken from the variable `WAYLEAVE_API_KEY`, or from the config.
     Publish(server::Publish),

@@ -32,11 +32,13 @@ pub(super) struct Socket {
 }
 
 /// Why a connection is no more.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
     /// It may be tried again.
+    #[error("{0}")]
     Lost(String),
     /// It would be the same again.
+    #[error("refused: {0}")]
     Refused(String),
 }
 

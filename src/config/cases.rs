@@ -260,12 +260,10 @@ fn hook_names() -> Vec<&'static str> {
 /// Connection, user and info.
 fn read_client(table: &Table<'_>, case: Option<&Step>) -> (String, String, String) {
     let client = table.section("client");
-    let default =
-        || case.map_or_else(Default::default, |case| (case.connection.clone(), case.user.clone(), case.info.clone()));
     if !client.is_present() {
-        let (connection, user, info) = default();
-        let connection = if connection.is_empty() { "connection-1".to_owned() } else { connection };
-        return (connection, user, info);
+        // A step that says nothing is its case's client, which may be the server: without a connection.
+        let nobody = || ("connection-1".to_owned(), String::new(), String::new());
+        return case.map_or_else(nobody, |case| (case.connection.clone(), case.user.clone(), case.info.clone()));
     }
     let connection = client.or("connection", "connection-1".to_owned());
     let user = client.or("user", String::new());

@@ -333,6 +333,27 @@ async fn what_one_tool_publishes_others_hear_also_after_a_restart() {
     assert!(ended.success(), "two messages were wanted");
 }
 
+/// By the server API nothing asks the plugins, so that is no way to try one.
+#[tokio::test(flavor = "multi_thread")]
+async fn publish_with_a_token_is_a_clients_and_asks_the_plugins() {
+    let config = plugin_config(&fixture("refuse"), "", "");
+    let gateway = crate::support::instance::Instance::start(&config, None, "asked").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), gateway.config()).unwrap();
+    let (_, token, _) = tool(&["token", "--user", "ada"], folder.path()).await;
+    let publish = async |room: &str| tool(&["publish", room, "1", "--token", token.trim()], folder.path()).await;
+    let mut bob = gateway.client().await;
+    bob.join("free:1").await;
+    let (good, _, said) = publish("free:1").await;
+    assert!(good, "{said}");
+    let push = bob.push().await;
+    assert_eq!((&push["pub"]["data"], &push["pub"]["info"]["user"]), (&1.into(), &"ada".into()), "{push}");
+    let (good, _, said) = publish("room:1").await;
+    assert!(!good && said.contains("refused: 450"), "{said}");
+    let (good, _, said) = publish("nowhere").await;
+    assert!(!good && said.contains("refused: 102"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_say_what_is_wrong() {
     let (folder, gateway, url) = for_tools().await;

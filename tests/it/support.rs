@@ -4,6 +4,7 @@
 pub mod checker;
 #[allow(dead_code, reason = "as above")]
 pub mod instance;
+pub mod pages;
 pub mod process;
 #[allow(dead_code, reason = "as above")]
 pub mod proxy;

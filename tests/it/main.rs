@@ -18,6 +18,7 @@ mod dashboards;
 mod deploy;
 mod drain;
 mod faults;
+mod generated;
 mod grants;
 mod hostile;
 mod identity;

@@ -10,6 +10,7 @@
 mod api;
 mod bad_clients;
 mod bad_plugins;
+mod bindings;
 mod cli;
 mod cluster;
 mod connect;

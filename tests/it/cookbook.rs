@@ -354,10 +354,14 @@ async fn sensors_arrive_together_in_their_sites_room_and_their_mean_after_them()
     let gateway = recipe.serve(&[("tick = \"10s\"", "tick = \"1s\"")]).await;
     let mut watcher = gateway.user("watcher").await;
     watcher.join("site:north").await;
-    let mut sensor = gateway.user("sensor").await;
-    assert_eq!(refused_publish(&mut sensor, "sensor:north:1", json!({ "value": "warm" })).await, 422);
-    sensor.publish("sensor:north:1", json!({ "value": 20 })).await;
-    sensor.publish("sensor:north:2", json!({ "value": 22.5 })).await;
+    let (mut one, mut two) = (gateway.user("sensor:north:1").await, gateway.user("sensor:north:2").await);
+    assert_eq!(refused_publish(&mut one, "sensor:north:1", json!({ "value": "warm" })).await, 422);
+    assert_eq!(refused_publish(&mut one, "sensor:north:2", json!({ "value": 20 })).await, 103, "another's");
+    assert_eq!(refused_publish(&mut watcher, "sensor:north:1", json!({ "value": 20 })).await, 103);
+    let mut elsewhere = gateway.user("sensor:moon:1").await;
+    assert_eq!(refused_publish(&mut elsewhere, "sensor:moon:1", json!({ "value": 20 })).await, 404);
+    one.publish("sensor:north:1", json!({ "value": 20 })).await;
+    two.publish("sensor:north:2", json!({ "value": 22.5 })).await;
     let (mut readings, mut sum, mut counted) = (Vec::new(), 0.0, 0);
     // A tick may come between the two.
     while counted < 2 || readings.len() < 2 {

@@ -220,6 +220,19 @@ pub struct Hello<'a> {
     pub seen: Vec<(Cow<'a, str>, Seen<'a>)>,
 }
 
+impl Command<'_> {
+    /// What a client wants others or the plugins to read.
+    #[must_use]
+    pub fn payload(&self) -> Option<&Payload> {
+        match self {
+            Self::Connect(hello) => hello.data.as_ref(),
+            Self::Join { data, .. } | Self::Call { data, .. } | Self::Send { data } => data.as_ref(),
+            Self::Publish { payload, .. } => Some(payload),
+            _ => None,
+        }
+    }
+}
+
 /// A body inside the gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
@@ -227,6 +240,31 @@ pub enum Payload {
     Text(String),
     /// Anything.
     Binary(Vec<u8>),
+}
+
+/// How deep a client's JSON may nest. Most that reads JSON calls itself for each
+/// level: a plugin would fail at some thousands, and be taken for a bad one, and
+/// many libraries give up at 128, of which some are left to wrap it.
+pub const LEVELS_MAX: usize = 100;
+
+/// How deep lists and objects nest in a text that is JSON.
+fn levels(json: &str) -> usize {
+    let (mut level, mut deepest, mut is_in_string, mut is_escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_in_string => is_escaped = true,
+            b'"' => is_in_string = !is_in_string,
+            _ if is_in_string => {}
+            b'[' | b'{' => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// A body, borrowed.
@@ -248,6 +286,17 @@ impl Payload {
             Ok(text) => Self::Binary(text.into_bytes()),
             Err(error) => Self::Binary(error.into_bytes()),
         }
+    }
+
+    /// Whether lists and objects nest in it more than [`LEVELS_MAX`] times.
+    #[must_use]
+    pub fn is_too_deep(&self) -> bool {
+        let Self::Text(text) = self else { return false };
+        // Nearly all have fewer of them altogether, and to count is quick.
+        let opening = |byte: &u8| matches!(byte, b'[' | b'{');
+        text.len() > LEVELS_MAX
+            && text.as_bytes().iter().filter(|byte| opening(byte)).count() > LEVELS_MAX
+            && levels(text) > LEVELS_MAX
     }
 
     /// The same, borrowed.
@@ -633,4 +682,23 @@ fn plain(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     write(&mut buffer);
     buffer.shrink_to_fit();
     buffer.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_may_nest_so_deep_and_no_deeper() {
+        let nested = |levels: usize| Payload::Text("[".repeat(levels) + &"]".repeat(levels));
+        assert!(!nested(LEVELS_MAX).is_too_deep());
+        assert!(nested(LEVELS_MAX + 1).is_too_deep());
+        let objects = "{\"a\":".repeat(LEVELS_MAX + 1) + "1" + &"}".repeat(LEVELS_MAX + 1);
+        assert!(Payload::Text(objects).is_too_deep());
+        let side_by_side = format!("[{}{{}}]", "{\"a\":[1]},".repeat(1_000));
+        assert!(!Payload::Text(side_by_side).is_too_deep());
+        let written = format!(r#"{{"text":"\"{}"}}"#, "[".repeat(1_000));
+        assert!(!Payload::Text(written).is_too_deep(), "in a string it is text");
+        assert!(!Payload::Binary(vec![b'['; 1_000]).is_too_deep());
+    }
 }

@@ -37,7 +37,7 @@ use crate::{
     id::ConnectionId,
     net::Socket,
     plugin::JoinView,
-    protocol::{Close, Command, Encoding, Incoming, NotTheProtocol, PayloadRef, Push, Refusal, Reply, Request},
+    protocol::{Close, Command, Encoding, Incoming, NotTheProtocol, Payload, PayloadRef, Push, Refusal, Reply, Request},
     room::history::Appended,
     router::{Newcomer, NotConnected, Published, Router, too_often},
     traces::{self, Span},
@@ -207,6 +207,9 @@ async fn hello(
 ) -> Result<Option<Session>, Close> {
     let request = understood(request)?;
     let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
+    if hello.data.as_ref().is_some_and(Payload::is_too_deep) {
+        return Err(Close::BAD_REQUEST);
+    }
     router.metrics.command("connect");
     let began = Instant::now();
     let mut span = router.trace("connect");
@@ -367,6 +370,13 @@ impl Session {
                 return Ok(());
             }
             Taken::Flood => return Err(Close::TOO_MANY_REQUESTS),
+        }
+        if command.payload().is_some_and(Payload::is_too_deep) {
+            match id {
+                0 => self.router.metrics.refused(Refusal::BAD_REQUEST.code),
+                id => self.refuse(id, &Refusal::BAD_REQUEST, batch),
+            }
+            return Ok(());
         }
         if !matches!(command, Command::Pong)
             && self.router.counts()

@@ -61,6 +61,25 @@ async fn frames_of_the_wrong_kind_or_size_close() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_nests_too_deep_reaches_neither_members_nor_plugins() {
+    let (gateway, mut bystander) = start("").await;
+    let deep = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+    let mut client = gateway.client().await;
+    client.join("r").await;
+    for method in ["publish", "rpc", "subscribe"] {
+        let body = json!({ "channel": "r", "method": "m", "data": deep(101) });
+        assert_eq!(client.refused(method, body).await, 107, "{method}");
+    }
+    client.publish("r", deep(100)).await;
+    assert_eq!(bystander.heard("r").await, deep(100));
+    let mut newcomer = gateway.socket().await;
+    newcomer.say(&json!({ "id": 1, "connect": { "data": deep(101) } }).to_string()).await;
+    assert_eq!(newcomer.closed().await.0, 3501);
+    client.leave().await;
+    still_serves(&gateway, &mut bystander).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_before_the_hello_closes() {
     let (gateway, mut bystander) = start("").await;
     let mut client = gateway.socket().await;

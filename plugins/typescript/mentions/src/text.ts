@@ -39,17 +39,18 @@ export function mentions(text: string, sender: string, max: number): string[] {
   for (let at = text.indexOf("@"); at >= 0 && names.size < max; at = text.indexOf("@", at + 1)) {
     // Behind a letter it is part of an address.
     if (NAME_ENDS.test(text.slice(Math.max(at - 2, 0), at))) continue;
-    // The dot of `ask @ada.` ends the sentence; that of `@ada.l` does not.
-    const name = nameAt(text, at + 1).replace(/[.-]+$/, "");
+    const name = nameAt(text, at + 1);
     if (name !== "" && name !== sender) names.add(name);
   }
   return [...names];
 }
 
 function nameAt(text: string, start: number): string {
-  const end = endOf(ASCII_NAME, text, start);
-  const isWhole = end === text.length || text.charCodeAt(end) < 0x80;
-  return text.slice(start, isWhole ? end : endOf(NAME, text, start));
+  let end = endOf(ASCII_NAME, text, start);
+  if (text.charCodeAt(end) >= 0x80) end = endOf(NAME, text, start);
+  // The dot of `ask @ada.` ends the sentence; that of `@ada.l` does not.
+  while (end > start && ".-".includes(text[end - 1]!)) end -= 1;
+  return text.slice(start, end);
 }
 
 /** Where what a sticky pattern matches at `start` ends. */

@@ -53,3 +53,9 @@ test("settings have defaults, and mistakes in them are named", () => {
   assert.throws(() => parseSettings('{"announcers":["ada"]}'), /announce_rooms/);
   assert.throws(() => parseSettings('{"announcers":[""],"announce_rooms":["all"]}'), /anonymous/);
 });
+
+// What took the square of its length would not come to an end.
+test("a long name is looked at once", { timeout: 60_000 }, () => {
+  checkMentions(`@${"-".repeat(400_000)}x`, [`${"-".repeat(400_000)}x`]);
+  checkMentions(`@a${"-".repeat(400_000)}`, ["a"]);
+});

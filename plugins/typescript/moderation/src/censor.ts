@@ -5,7 +5,6 @@ const WORD = /[\p{Alphabetic}\p{N}]+/gu;
 const ASCII_WORD = /[0-9A-Za-z]+/y;
 const LETTER = /[\p{Alphabetic}\p{N}]/uy;
 const ASCII = /^[\0-\x7f]*$/;
-const ENDS_IN_LETTER = /[0-9A-Za-z]$/;
 
 /** Half a surrogate pair: valid as JSON, but nobody can read or check it. */
 export class NotUnicode extends Error {}
@@ -33,7 +32,7 @@ export class Censor {
       const key = fold(first);
       this.listed.set(key, [...(this.listed.get(key) ?? []), text]);
     }
-    this.skip = skip(words);
+    this.skip = skip([...this.listed.keys()]);
   }
 
   /**
@@ -84,18 +83,23 @@ export class Censor {
   /** The first word, from `start` on, that may begin a listed text. */
   private suspect(text: string, start: number): Place | undefined {
     const { skip } = this;
-    for (let at = start; skip !== undefined; ) {
+    let at = start;
+    while (skip !== undefined) {
       skip.lastIndex = at;
       skip.test(text);
       const stop = skip.lastIndex;
       if (stop === text.length) return undefined;
-      if (text.charCodeAt(stop) >= 0x80) break;
+      if (text.charCodeAt(stop) >= 0x80) {
+        // Letters of ASCII before it are a part of the same word.
+        for (at = stop; at > start && isAsciiLetter(text[at - 1]!); ) at -= 1;
+        break;
+      }
       const word = wordAt(text, stop);
-      const isPart = stop > start && ENDS_IN_LETTER.test(text[stop - 1]!);
+      const isPart = stop > start && isAsciiLetter(text[stop - 1]!);
       if (!isPart) return word;
       at = word.end;
     }
-    return wordFrom(WORD, text, start);
+    return wordFrom(WORD, text, at);
   }
 
   private endOfListed(text: string, word: Place): number | undefined {
@@ -107,6 +111,10 @@ export class Censor {
 interface Place {
   at: number;
   end: number;
+}
+
+function isAsciiLetter(letter: string): boolean {
+  return /[0-9A-Za-z]/.test(letter);
 }
 
 function wordAt(text: string, at: number): Place {

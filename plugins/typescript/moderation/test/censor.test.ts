@@ -82,3 +82,10 @@ test("a list of any kind finds what it lists", () => {
   checkClean(["hello-all"], '"hello there"');
   checkClean([], '"hello"');
 });
+
+// What took the square of its length would not come to an end.
+test("a long text is looked at once", { timeout: 60_000 }, () => {
+  checkClean(["darn", "heck"], JSON.stringify("so it goes on and on, ".repeat(20_000) + "é"));
+  checkClean(["darn", "heck"], JSON.stringify("d".repeat(400_000) + "é"));
+  checkClean(["darn", "heck"], JSON.stringify("dé h ".repeat(80_000)));
+});

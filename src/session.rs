@@ -37,7 +37,9 @@ use crate::{
     id::ConnectionId,
     net::Socket,
     plugin::JoinView,
-    protocol::{Close, Command, Encoding, Incoming, NotTheProtocol, Payload, PayloadRef, Push, Refusal, Reply, Request},
+    protocol::{
+        Close, Command, Encoding, Incoming, NotTheProtocol, Payload, PayloadRef, Push, Refusal, Reply, Request,
+    },
     room::history::Appended,
     router::{Newcomer, NotConnected, Published, Router, too_often},
     traces::{self, Span},

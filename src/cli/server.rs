@@ -3,7 +3,7 @@
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
@@ -20,8 +20,8 @@ pub(super) struct Publish {
     /// The message: JSON, such as '{"text": "hello"}'.
     #[arg(value_parser = super::json)]
     data: Value,
-    /// Join the room and publish there as the client with this token, past the
-    /// room's plugins like any other; `wayleave token` makes one.
+    /// Join the room and publish there as the client with this token: the room's
+    /// plugins are asked as for any other. `wayleave token` makes one.
     #[arg(long)]
     token: Option<String>,
     #[command(flatten)]
@@ -54,13 +54,15 @@ pub(super) fn publish(publish: &Publish) -> ExitCode {
 }
 
 async fn as_client(publish: &Publish, token: &str, parameters: Value) -> anyhow::Result<Value> {
+    ensure!(!token.is_empty(), "--token is empty; without --token the server API publishes");
     let mut socket = Socket::open(&publish.gateway, token).await?;
     let pass_over = &mut |_push| {};
     // Most rooms take messages of members alone; others may admit none.
     let joined = socket.ask("subscribe", json!({ "channel": publish.room }), pass_over).await;
     match (joined, socket.ask("publish", parameters, pass_over).await) {
         (_, Ok(published)) => Ok(published),
-        (Err(refused), Err(_)) | (Ok(_), Err(refused)) => Err(refused.into()),
+        (Ok(_), Err(refused)) => Err(refused.into()),
+        (Err(join), Err(publish)) => Err(anyhow!("{publish} (and to join: {join})")),
     }
 }
 

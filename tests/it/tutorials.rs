@@ -22,6 +22,7 @@ use tokio::process::Command;
 use crate::support::{
     PATIENCE,
     instance::get,
+    is_left_out,
     pages::Block,
     process::{Process, ReservedPort},
     until,
@@ -53,6 +54,9 @@ impl Reader {
     }
 
     async fn follow(mut self) {
+        if is_left_out(&self.name) {
+            return;
+        }
         let page = std::fs::read_to_string(root().join(format!("docs/tutorials/{}.md", self.name))).unwrap();
         for block in Block::all(&page) {
             let place = format!("docs/tutorials/{}.md, line {}", self.name, block.line);

@@ -70,6 +70,17 @@ impl<'a> Verdict<'a> {
         for (what, n) in &*stage.wrong.lock() {
             self.check(false, &format!("wrong, {n} times: {what}"));
         }
+        // A gateway that does nothing stays as it is, too.
+        let count = |what: &str| counts.get(what).copied().unwrap_or(0);
+        for what in ["recovered", "streams", "bad clients", "visits", "calls", "closed as slow", "reloads", "kills"] {
+            self.check(self.length < TELLING || count(what) > 0, &format!("{what}: {}", count(what)));
+        }
+        let (heard, sent) = (count("heard"), count("sent"));
+        self.check(heard > sent, &format!("{heard} heard of {sent} sent to rooms with more than one member"));
+        self.check(
+            count("slow and not closed") == 0,
+            &format!("slow and not closed: {}", count("slow and not closed")),
+        );
     }
 
     pub(super) fn gateway(&mut self, n: usize, name: &str) {

@@ -24,8 +24,11 @@ use tokio::net::TcpListener;
 
 use crate::{
     api,
-    support::{TestClient, instance::Instance, pages::Block, redis::RedisServer, token, until},
+    support::{PATIENCE, TestClient, instance::Instance, pages::Block, redis::RedisServer, token, until},
 };
+
+/// Failures that would let a plugin rest.
+const OFTEN: usize = 22;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -156,6 +159,8 @@ struct Billing {
     paid: Mutex<BTreeSet<String>>,
     is_down: AtomicBool,
     asked: AtomicUsize,
+    /// Who holds it holds up the answers.
+    hold: tokio::sync::Mutex<()>,
 }
 
 impl Billing {
@@ -168,7 +173,9 @@ impl Billing {
             if billing.is_down.load(Ordering::SeqCst) {
                 return Err(StatusCode::BAD_GATEWAY);
             }
-            Ok(Json(json!({ "paid": billing.paid.lock().contains(&query.0[0].1) })))
+            let paid = billing.paid.lock().contains(&query.0[0].1);
+            drop(billing.hold.lock().await);
+            Ok(Json(json!({ "paid": paid })))
         };
         let app = Router::new().route("/v1/access", get(access)).with_state(Arc::clone(&billing));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -214,6 +221,22 @@ async fn paid_rooms_let_in_whom_billing_names_also_while_it_is_down() {
     taken_out(&mut ada, "paid:jazz").await;
     assert_eq!(refused_join(&mut ada, "paid:jazz").await, 402);
 
+    // Another does so while she joins: billing said yes before.
+    billing.paid.lock().insert("cy".to_owned());
+    let mut cy = gateway.user("cy").await;
+    let (held, before) = (billing.hold.lock().await, billing.asked());
+    let change = async {
+        until("billing is asked", async || billing.asked() > before).await;
+        billing.paid.lock().remove("cy");
+        let ended = json!({ "user": "cy", "product": "jazz", "paid": false });
+        let told = json!({ "method": "paid-rooms.changed", "params": ended });
+        api::result(gateway.addr(), "rpc", told).await;
+        drop(held);
+    };
+    let (reply, ()) = tokio::join!(cy.ask("subscribe", json!({ "channel": "paid:jazz" })), change);
+    assert_eq!((&reply["error"]["code"], &reply["error"]["temporary"]), (&503.into(), &true.into()), "{reply}");
+    assert_eq!(refused_join(&mut cy, "paid:jazz").await, 402, "and the old answer is not kept");
+
     // With answers that are not believed for long, only the day's memory is left.
     let short = [changes.as_slice(), &[("[plugins.settings]\n", "[plugins.settings]\nyes = 0\n")]].concat();
     let gateway = recipe.serve(&short).await;
@@ -257,6 +280,28 @@ async fn slow_mode_counts_a_user_on_all_instances() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_redis_hangs_a_plugin_says_so_itself_and_is_asked_on() {
+    let recipe = Recipe::of("private-rooms");
+    let mut redis = RedisServer::start().await;
+    let gateway = Instance::start(&recipe.config(&[]), Some(&redis.url()), "one").await;
+    let mut bob = gateway.user("bob").await;
+    assert_eq!(refused_join(&mut bob, "private:ada:club").await, 103);
+    let mut others = Vec::new();
+    for n in 0..OFTEN {
+        others.push(gateway.user(&format!("user-{n}")).await);
+    }
+    redis.stop();
+    let room = json!({ "channel": "private:ada:club" });
+    let replies =
+        futures_util::future::join_all(others.iter_mut().map(|other| other.ask("subscribe", room.clone()))).await;
+    for reply in replies.into_iter().chain([bob.ask("subscribe", room.clone()).await]) {
+        let error = json!({ "code": 503, "message": "invitations cannot be read now", "temporary": true });
+        assert_eq!(reply["error"], error, "{reply}");
+    }
+    redis.cont();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn private_rooms_are_for_those_who_were_invited() {
     let recipe = Recipe::of("private-rooms");
     let gateway = recipe.serve(&[]).await;
@@ -274,6 +319,14 @@ async fn private_rooms_are_for_those_who_were_invited() {
     assert_eq!(rpc(&mut ada, "private.remove", invitation).await, Ok(json!({})));
     taken_out(&mut bob, room).await;
     assert_eq!(refused_join(&mut bob, room).await, 103);
+
+    // Somebody else asks without an end.
+    let mut eve = gateway.user("eve").await;
+    let invitation = json!({ "room": "private:eve:club", "user": "bob" });
+    for _ in 0..20 {
+        assert_eq!(rpc(&mut eve, "private.invite", invitation.clone()).await, Ok(json!({})));
+    }
+    assert_eq!(rpc(&mut eve, "private.invite", invitation).await, Err(111));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,27 +339,42 @@ async fn a_shadow_banned_users_message_reaches_only_himself() {
     for client in [&mut ada, &mut bob, &mut phone] {
         client.join("chat:1").await;
     }
+    bob.publish("chat:1", json!("what do I hear")).await;
+    let before = bob.push().await;
+    for client in [&mut ada, &mut phone] {
+        assert_eq!(client.heard("chat:1").await, "what do I hear");
+    }
     let ban = json!({ "user": "bob", "hours": 1 });
     assert_eq!(rpc(&mut ada, "shadow-ban.set", ban.clone()).await, Err(103));
     assert_eq!(rpc(&mut mo, "shadow-ban.set", ban.clone()).await, Ok(json!({ "done": true })));
     bob.publish("chat:1", json!("you are all wrong")).await;
     let push = bob.push().await;
     assert_eq!((&push["channel"], &push["pub"]["info"]["user"]), (&"chat:1".into(), &"bob".into()), "{push}");
+    let names = |push: &Value| push["pub"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&before), names(&push), "he can see it: {before} {push}");
     assert_eq!(phone.heard("chat:1").await, "you are all wrong");
     ada.publish("chat:1", json!("how quiet it is")).await;
     assert_eq!(ada.heard("chat:1").await, "how quiet it is", "and nothing before it");
-    let history = ada.ask("history", json!({ "channel": "chat:1", "limit": 10 })).await;
-    let kept = history["history"]["publications"].as_array().unwrap();
-    assert!(kept.len() == 1 && kept[0]["data"] == "how quiet it is", "{history}");
-    // Alone in a room he is still heard by nobody later.
-    bob.join("chat:2").await;
-    bob.publish("chat:2", json!("echo")).await;
-    let history = bob.ask("history", json!({ "channel": "chat:2", "limit": 10 })).await;
-    assert!(history["history"]["publications"].as_array().is_none_or(Vec::is_empty), "{history}");
+    for client in [&mut ada, &mut bob] {
+        assert_eq!(client.refused("history", json!({ "channel": "chat:1", "limit": 10 })).await, 108);
+    }
 
     assert_eq!(rpc(&mut mo, "shadow-ban.lift", ban).await, Ok(json!({ "done": true })));
     bob.publish("chat:1", json!("sorry")).await;
     assert_eq!(ada.heard("chat:1").await, "sorry");
+
+    // For those who add a history: alone in a room, too, what he says is not in it.
+    let history = [("presence = true\n", "presence = true\nhistory = { size = 100, ttl = \"5m\" }\n")];
+    let gateway = recipe.serve(&history).await;
+    let mut mo = user(&gateway, "mo", json!({ "role": "moderator" })).await;
+    assert_eq!(rpc(&mut mo, "shadow-ban.set", json!({ "user": "bob", "hours": 1 })).await, Ok(json!({ "done": true })));
+    let mut bob = gateway.user("bob").await;
+    bob.join("chat:2").await;
+    bob.publish("chat:2", json!("echo")).await;
+    let push = bob.push().await;
+    assert!(push["pub"]["data"] == "echo" && push["pub"].get("offset").is_none(), "{push}");
+    let history = bob.ask("history", json!({ "channel": "chat:2", "limit": 10 })).await;
+    assert!(history["history"]["publications"].as_array().is_none_or(Vec::is_empty), "{history}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -324,6 +392,18 @@ async fn schema_checks_say_what_is_wrong_and_where() {
     );
     ada.publish("orders:1", order(json!(5))).await;
     assert_eq!(ada.heard("orders:1").await, order(json!(5)), "and nothing before it");
+
+    // What would end a guest does not come to one, and nobody else is shut out.
+    let mut eve = gateway.user("eve").await;
+    eve.join("orders:1").await;
+    let deep = format!("{}{}", "[".repeat(25_000), "]".repeat(25_000));
+    for n in 0..OFTEN {
+        eve.say(&format!(r#"{{"id":{},"publish":{{"channel":"orders:1","data":{deep}}}}}"#, 1_000 + n)).await;
+        let reply = eve.try_frame(PATIENCE).await.unwrap_or_else(|| panic!("nothing came"));
+        assert_eq!(reply["error"]["code"], 107, "{reply}");
+    }
+    ada.publish("orders:1", order(json!(6))).await;
+    assert_eq!(eve.heard("orders:1").await, order(json!(6)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

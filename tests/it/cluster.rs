@@ -264,6 +264,55 @@ async fn plugins_share_their_store_and_one_instance_ticks() {
     assert_eq!(left.heard("room:1").await, json!(1000));
 }
 
+/// Sums are of 64 bits and exact on Redis as in memory, also where Lua's numbers
+/// are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_are_the_same_on_redis_and_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("plugin.js");
+    let script = r#"
+        import { get, increment, set } from "wayleave:plugin/kv";
+        const of = (payload) => JSON.parse(payload.val);
+        export function call(caller, method, payload) {
+            const [before, step] = of(payload);
+            if (before !== null) set("n", { tag: "text", val: before });
+            const sum = increment(before === null ? "none" : "n", BigInt(step));
+            const kept = get(before === null ? "none" : "n");
+            const said = JSON.stringify([sum.tag, kept.tag === "value" ? kept.val.val : null]);
+            return { tag: "reply", val: { payload: { tag: "text", val: said } } };
+        }
+    "#;
+    std::fs::write(&file, script).unwrap();
+    let plugin = format!("[[plugins]]\nname = \"sum\"\npath = {file:?}\ngrants = [\"kv\"]\ntimeout = \"2s\"\n");
+    let redis = RedisServer::start().await;
+    let [shared] = gateways::<1>(&redis, &plugin).await;
+    let alone = TestGateway::start(&plugin).await;
+    let (mut on_redis, mut in_memory) = (shared.client().await, alone.client().await);
+    let (most, least) = ("9223372036854775807", "-9223372036854775808");
+    for (before, step, sum) in [
+        ("9007199254740992", "1", Some("9007199254740993")),
+        ("9007199254740991", "9007199254740993", Some("18014398509481984")),
+        ("-9007199254740993", "-2", Some("-9007199254740995")),
+        ("-0", most, Some(most)),
+        ("5", "-7", Some("-2")),
+        (most, "1", Some(most)),
+        (least, "-1", Some(least)),
+        (most, least, Some("-1")),
+        ("9223372036854775808", "1", None),
+        ("1.5", "1", None),
+        ("\"1\"", "1", None),
+    ] {
+        let expected = match sum {
+            Some(sum) => json!(["value", sum]),
+            None => json!(["not-a-number", before]),
+        };
+        for (client, place) in [(&mut on_redis, "on Redis"), (&mut in_memory, "in memory")] {
+            let reply = client.ask("rpc", json!({ "method": "sum", "data": [before, step] })).await;
+            assert_eq!(reply["rpc"]["data"], expected, "{before} and {step} {place}: {reply}");
+        }
+    }
+}
+
 /// With a grace, one whose connection broke off has not left if it is back in
 /// time, on whichever instance; one that closes has.
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,24 @@ local function drop(name)
   redis.call('HINCRBY', KEYS[1], '', -(#name + #value - 1))
   return value
 end
+-- Sums as those in memory: of 64 bits, at most the largest. Lua's numbers are exact
+-- below 2^53, Redis's own beyond; nil: not of 64 bits.
+local function sum(before, step)
+  local a, b = tonumber(before), tonumber(step)
+  local limit = 9007199254740992
+  if math.abs(a) < limit and math.abs(b) < limit and math.abs(a + b) < limit then
+    return string.format('%.0f', a + b)
+  end
+  -- Too long for a name of a plugin's.
+  local scratch = string.rep('+', 513)
+  redis.call('HSET', KEYS[1], scratch, a == 0 and '0' or before)
+  local done = redis.pcall('HINCRBY', KEYS[1], scratch, step)
+  local text = redis.call('HGET', KEYS[1], scratch)
+  redis.call('HDEL', KEYS[1], scratch)
+  if type(done) ~= 'table' then return text end
+  if not string.find(done.err, 'overflow') then return nil end
+  return b > 0 and '9223372036854775807' or '-9223372036854775808'
+end
 -- Some of those whose time is over go each time.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 16)) do drop(name) end
 local old = redis.call('HGET', KEYS[1], key)
@@ -35,7 +53,9 @@ if kind == 'i' then
     before = string.sub(old, 2)
     if string.sub(old, 1, 1) ~= 't' or not string.match(before, '^-?%d+$') then return {-3} end
   end
-  value = 't' .. string.format('%.0f', tonumber(before) + tonumber(value))
+  local after = sum(before, value)
+  if not after then return {-3} end
+  value = 't' .. after
 end
 local size = #key + #value - 1
 if #key > 512 or size > quota then return {-2} end

@@ -1,6 +1,7 @@
 """The metrics by the parser that is made for their format, which takes nothing that is not right. Row A10."""
 
 import asyncio
+import re
 import urllib.request
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -49,10 +50,14 @@ async def test_the_scrape_is_strict_openmetrics_and_says_what_happened(start, us
     assert value("wayleave_deliveries", "wayleave_deliveries_total") == 25
     assert value("wayleave_commands", "wayleave_commands_total", kind="publish") == 25
     assert value("wayleave_command_duration_seconds", "wayleave_command_duration_seconds_count", kind="publish") == 25
-    assert value("process_cpu_seconds", "process_cpu_seconds_total") > 0
     buckets = [
         item.value
         for item in families["wayleave_command_duration_seconds"].samples
         if item.name.endswith("_bucket") and item.labels["kind"] == "publish"
     ]
     assert buckets == sorted(buckets) and buckets[-1] == 25
+    # The system counts it in steps of ten milliseconds: work until it shows.
+    async with asyncio.timeout(30):
+        while float(re.search(r"^process_cpu_seconds_total (\S+)", text, re.MULTILINE)[1]) == 0:
+            await room.publish({"n": 25})
+            _, text = await asyncio.to_thread(scrape, gateway)

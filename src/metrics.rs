@@ -23,7 +23,7 @@ use prometheus_client::{
 };
 
 mod guests;
-mod process;
+pub(crate) mod process;
 mod sharded;
 
 pub use self::{

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Level, Limits, Network, Rate, network},
+    metrics::process,
     router::Router,
 };
 
@@ -30,9 +31,6 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// For how long it counts as strained after it was.
 const STRAINED: Duration = Duration::from_secs(1);
-
-/// Bytes of a page of memory; what Linux counts in.
-const PAGE: usize = 4096;
 
 /// Counts who is here.
 #[derive(Debug, Default)]
@@ -174,16 +172,10 @@ impl Admission {
             if limits.lag.is_some_and(|max| began.elapsed() > LOOK + max) {
                 *self.lagged.lock() = Some(Instant::now());
             }
-            let used = limits.memory.map(|max| resident().is_some_and(|bytes| bytes > max));
+            let used = limits.memory.map(|max| process::resident().is_some_and(|bytes| bytes > max));
             self.memory.store(used.unwrap_or(false), Ordering::Relaxed);
         }
     }
-}
-
-/// Memory of this process, in bytes; None: this system does not say.
-fn resident() -> Option<usize> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    statm.split(' ').nth(1)?.parse::<usize>().ok()?.checked_mul(PAGE)
 }
 
 /// Requests from one address for clients whose streams are elsewhere, a second

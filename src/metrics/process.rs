@@ -16,8 +16,6 @@ use prometheus_client::{
 /// Ticks of the processor's accounting a second, fixed for all that reads it.
 const TICKS: f64 = 100.0;
 
-const PAGE: i64 = 4096;
-
 #[derive(Debug)]
 pub(super) struct Process {
     started: f64,
@@ -31,14 +29,29 @@ impl Process {
     }
 }
 
-/// Seconds of processor, bytes of address space and bytes resident.
-fn stat() -> Option<(f64, i64, i64)> {
+/// Seconds of processor.
+fn cpu() -> Option<f64> {
     let text = fs::read_to_string("/proc/self/stat").ok()?;
     // The name stands in brackets and may hold anything.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
     let number = |n: usize| fields.get(n)?.parse::<i64>().ok();
-    let ticks = number(11)? + number(12)?;
-    Some((ticks as f64 / TICKS, number(20)?, number(21)? * PAGE))
+    Some((number(11)? + number(12)?) as f64 / TICKS)
+}
+
+/// Bytes of address space and bytes resident. Other files count in pages, whose
+/// size is not the same everywhere.
+fn memory() -> Option<(i64, i64)> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    let bytes = |field: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+        line.trim().strip_suffix(" kB")?.parse::<i64>().ok()?.checked_mul(1024)
+    };
+    Some((bytes("VmSize:")?, bytes("VmRSS:")?))
+}
+
+/// Bytes of memory in use; None: this system does not say.
+pub(crate) fn resident() -> Option<usize> {
+    memory().and_then(|(_, resident)| usize::try_from(resident).ok())
 }
 
 fn open_files() -> Option<i64> {
@@ -52,8 +65,10 @@ fn most_files() -> Option<i64> {
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some((cpu, size, resident)) = stat() {
+        if let Some(cpu) = cpu() {
             put(&mut encoder, "process_cpu_seconds", "Seconds of processor that were used", &ConstCounter::new(cpu))?;
+        }
+        if let Some((size, resident)) = memory() {
             put(&mut encoder, "process_virtual_memory_bytes", "Bytes of address space", &ConstGauge::new(size))?;
             put(&mut encoder, "process_resident_memory_bytes", "Bytes of memory in use", &ConstGauge::new(resident))?;
         }

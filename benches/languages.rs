@@ -14,7 +14,8 @@ mod support;
 mod text;
 
 use std::{
-    process::Command,
+    io::{BufRead as _, BufReader, Write as _},
+    process::{ChildStdin, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,6 +31,7 @@ use support::{
     http_hook::{self, HttpHook, Kind},
     machine,
     plugins::{CALLER, ID, ROOM, WORDS, body, built, host, join, load, route, transform},
+    process::Process,
     stats::median,
     table,
 };
@@ -61,12 +63,23 @@ fn main() {
     if std::env::args().any(|argument| argument == http_hook::SERVE) {
         return serve();
     }
+    if let Some(at) = std::env::args().position(|argument| argument == Elsewhere::ARGUMENT) {
+        return Elsewhere::run(&std::env::args().nth(at + 1).unwrap());
+    }
     println!("languages: {}", machine::line());
     let host = host();
     let all: Vec<_> = LANGUAGES.iter().filter_map(|(name, folder)| Language::load(&host, name, folder)).collect();
-    calls(&all);
-    guests();
-    neighbours(&host, &all);
+    let only = std::env::args().skip_while(|argument| argument != "--only").nth(1);
+    let is_wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if is_wanted("calls") {
+        calls(&all);
+    }
+    if is_wanted("guests") {
+        guests();
+    }
+    if is_wanted("neighbours") {
+        neighbours(&host, &all);
+    }
 }
 
 /// The examples in one language.
@@ -224,51 +237,103 @@ fn guests() {
     );
 }
 
-/// How long calls of a plugin in Rust take, while another thread calls one in
-/// another language without a pause; beside it, while that thread computes
-/// something else.
+/// The examples of one language, called in a process of their own while they are
+/// told to.
+struct Elsewhere {
+    child: Process,
+    orders: ChildStdin,
+}
+
+impl Elsewhere {
+    const ARGUMENT: &str = "--call";
+
+    fn start(folder: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut child =
+            command.args([Self::ARGUMENT, folder]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let orders = child.stdin.take().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "ready");
+        Self { child: Process(child), orders }
+    }
+
+    fn order(&mut self, order: &str) {
+        writeln!(self.orders, "{order}").unwrap_or_else(|_| panic!("{} has ended", self.child.0.id()));
+    }
+
+    fn run(folder: &str) {
+        let language = Language::load(&host(), "", folder).unwrap();
+        let (clean, is_busy) = (body(""), Arc::new(AtomicBool::new(false)));
+        println!("ready");
+        let told = Arc::clone(&is_busy);
+        thread::spawn(move || {
+            std::io::stdin().lines().map_while(Result::ok).for_each(|line| told.store(line == "go", Ordering::Relaxed));
+            std::process::exit(0);
+        });
+        loop {
+            if is_busy.load(Ordering::Relaxed) {
+                transform(&language.moderation, &clean);
+            } else {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// How long calls of a plugin in Rust take, while another one is called without a
+/// pause: on another thread, or in another process. What the second takes, the
+/// machine takes; what the first takes besides, plugins take from each other.
 fn neighbours(host: &PluginHost, all: &[Language]) {
     let words = format!("{LIMITS}\n[plugins.settings]\nwords = {WORDS:?}");
     let Some(neighbour) = load(host, "plugins/rust/moderation", &words) else { return };
     let clean = body("");
-    let p99 = |busy: &(dyn Fn() + Sync)| {
+    let p99 = || {
+        let time = |_| {
+            let started = Instant::now();
+            transform(&neighbour, &clean);
+            started.elapsed()
+        };
+        let mut times: Vec<Duration> = (0..NEIGHBOURS).map(time).collect();
+        times.sort_unstable();
+        times[NEIGHBOURS * 99 / 100].as_secs_f64() * 1e6
+    };
+    let on_a_thread = |language: &Language| {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    busy();
+                    transform(&language.moderation, &clean);
                 }
             });
-            let mut times: Vec<Duration> = (0..NEIGHBOURS)
-                .map(|_| {
-                    let started = Instant::now();
-                    transform(&neighbour, &clean);
-                    started.elapsed()
-                })
-                .collect();
+            let p99 = p99();
             stop.store(true, Ordering::Relaxed);
-            times.sort_unstable();
-            times[NEIGHBOURS * 99 / 100].as_secs_f64() * 1e6
+            p99
         })
     };
-    let censor = censor::Censor::new(&WORDS.map(str::to_owned)).unwrap();
-    let Payload::Text(text) = &clean else { unreachable!("the bodies are text") };
-    let native = || assert!(!std::hint::black_box(&censor).suspects(std::hint::black_box(text)));
+    let folder = |name| LANGUAGES.iter().find(|(other, _)| *other == name).map_or("", |(_, folder)| *folder);
+    let mut elsewhere: Vec<_> = all.iter().map(|language| Elsewhere::start(folder(language.name))).collect();
     let mut rounds = vec![Vec::new(); all.len()];
-    let mut beside = Vec::new();
+    let mut alone = Vec::new();
     for _ in 0..ROUNDS {
-        let alone = p99(&native);
-        beside.push(alone);
-        for (language, round) in all.iter().zip(&mut rounds) {
-            round.push((p99(&|| transform(&language.moderation, &clean)), alone));
+        alone.push(p99());
+        for ((language, elsewhere), round) in all.iter().zip(&mut elsewhere).zip(&mut rounds) {
+            elsewhere.order("go");
+            let in_a_process = p99();
+            elsewhere.order("rest");
+            round.push((in_a_process, on_a_thread(language)));
         }
     }
-    let mut rows = vec![vec!["native code".to_owned(), table::figure(median(beside), 2), "1".to_owned()]];
-    for (language, round) in all.iter().zip(&rounds) {
-        let times = median(round.iter().map(|(time, _)| *time));
-        let ratio = median(round.iter().map(|(time, alone)| time / alone));
-        rows.push(vec![language.name.to_owned(), table::figure(times, 2), table::figure(ratio, 2)]);
-    }
-    println!("Calls of a plugin in Rust while another thread calls another plugin: p99, medians of {ROUNDS} rounds");
-    table::print(&["the other", "p99 us", "x native code"], &rows);
+    let row = |(language, round): (&Language, &Vec<(f64, f64)>)| {
+        let of = |which: fn(&(f64, f64)) -> f64| table::figure(median(round.iter().map(which)), 2);
+        let cells = [of(|(process, _)| *process), of(|(_, thread)| *thread), of(|(process, thread)| thread / process)];
+        [language.name.to_owned()].into_iter().chain(cells).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = all.iter().zip(&rounds).map(row).collect();
+    println!(
+        "Calls of a plugin in Rust while another plugin is called without a pause: p99 in us, medians of {ROUNDS} rounds; \
+         alone {:.2}",
+        median(alone)
+    );
+    table::print(&["the other", "in another process", "on another thread", "ratio"], &rows);
 }

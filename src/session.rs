@@ -208,10 +208,10 @@ async fn hello(
     batch: &mut Batch<'_>,
 ) -> Result<Option<Session>, Close> {
     let request = understood(request)?;
-    let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
-    if hello.data.as_ref().is_some_and(Payload::is_too_deep) {
+    if request.command.payload().is_some_and(Payload::is_too_deep) {
         return Err(Close::BAD_REQUEST);
     }
+    let Command::Connect(hello) = request.command else { return Err(Close::BAD_REQUEST) };
     router.metrics.command("connect");
     let began = Instant::now();
     let mut span = router.trace("connect");

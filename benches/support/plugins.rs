@@ -6,12 +6,11 @@ use std::{fmt, path::Path, sync::Arc};
 
 use wayleave::{
     config::Config,
+    hub::Hub,
     metrics::Metrics,
-    plugin::{
-        Admission, Caller, JoinView, Lookup, MemoryStore, MessageView, Plugin, PluginHost, Routing, Unavailable,
-        Verdict,
-    },
-    protocol::{MemberInfo, Payload},
+    plugin::{Admission, Caller, JoinView, MemoryStore, MessageView, Plugin, PluginHost, Routing, Verdict},
+    protocol::Payload,
+    router::HubLookup,
 };
 
 /// Settings of the moderation example.
@@ -22,24 +21,10 @@ pub(crate) const CALLER: Caller<'_> =
 pub(crate) const ID: &str = "0123456789abcdef-1f";
 pub(crate) const ROOM: &str = "chat:lobby";
 
-#[derive(Debug)]
-struct Nobody;
-
-impl Lookup for Nobody {
-    fn count(&self, _room: &str) -> Result<(usize, usize), Unavailable> {
-        Ok((0, 0))
-    }
-    fn members(&self, _room: &str, _limit: usize) -> Result<Vec<MemberInfo>, Unavailable> {
-        Ok(Vec::new())
-    }
-    fn connections(&self, _user: &str) -> Result<Vec<String>, Unavailable> {
-        Ok(Vec::new())
-    }
-}
-
 /// One that compiles each plugin anew.
 pub(crate) fn host() -> PluginHost {
-    PluginHost::open(None, Arc::new(MemoryStore::default()), Arc::new(Nobody), Metrics::new()).unwrap()
+    PluginHost::open(None, Arc::new(MemoryStore::default()), Arc::new(HubLookup(Arc::new(Hub::new()))), Metrics::new())
+        .unwrap()
 }
 
 /// A file, or a folder with a built plugin; `more` follows in its config. None,

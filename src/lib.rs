@@ -25,6 +25,7 @@ pub mod id;
 pub mod metrics;
 pub mod net;
 pub mod plugin;
+mod prefetch;
 pub mod protocol;
 pub mod reload;
 pub mod room;

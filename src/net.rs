@@ -15,6 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 use rustls::{ServerConfig, ServerConnection};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -120,6 +121,16 @@ impl Write for Kernel<'_> {
     }
 }
 
+/// Writes without a look at what the runtime knows of the socket: that lies in
+/// memory that is cold by then, and nearly always says that it takes more.
+fn write(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match SockRef::from(tcp).send(bytes) {
+        // The runtime learns of it, and tells when it takes more again.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.try_write(bytes),
+        written => written,
+    }
+}
+
 impl Socket {
     fn tcp(&self) -> &TcpStream {
         match self {
@@ -148,7 +159,7 @@ impl Socket {
     /// `WouldBlock` if the kernel takes no more; else the socket has failed.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = match self {
-            Self::Plain(tcp) => tcp.try_write(bytes),
+            Self::Plain(tcp) => write(tcp, bytes),
             Self::Tls(tls) => tls.try_write(bytes),
         }?;
         TRAFFIC.sent(written);

@@ -19,6 +19,9 @@ use crate::{
     },
 };
 
+/// How many members ahead of a delivery memory is asked for.
+const AHEAD: usize = 4;
+
 /// A member, with what a delivery needs beside each other in memory.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -152,7 +155,11 @@ impl Room {
             _ => Spare::Never,
         };
         let n = self.latest.as_ref().map_or(1, |latest| latest.n + 1);
-        for member in &mut self.members {
+        for at in 0..self.members.len() {
+            if let Some(ahead) = self.members.get(at + AHEAD) {
+                ahead.outbox.prefetch();
+            }
+            let member = &mut self.members[at];
             let Some(listening) = &mut member.listening else {
                 if seen.is_new(member.id) {
                     delivered += member.hear(offset, broadcast.frame(member.encoding), spare, batch);

@@ -4,21 +4,28 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     thread::Thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use wasmtime::{Cache, CacheConfig, Config, Engine, EngineWeak, WasmBacktraceDetails};
 
-/// How often the epoch advances, and so how exactly a timeout is kept.
+/// What one step of the epoch stands for.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks without a call before the clock rests. To wake it costs a call some
+/// The clock looks after so much at most, and after half the shortest timeout:
+/// so late may a runaway be stopped. To look costs as much as ten calls.
+const LOOK_MAX: Duration = Duration::from_millis(20);
+
+/// Looks without a call before the clock rests. To wake it costs a call some
 /// microseconds, so not at the first gap.
-const REST_AFTER: u32 = 10;
+const REST_AFTER: u32 = 5;
 
 /// How long it rests at most.
 const REST_MAX: Duration = Duration::from_secs(1);
@@ -49,9 +56,9 @@ pub(super) fn open(cache: Option<&Path>) -> anyhow::Result<(Engine, Clock)> {
     Ok((engine, clock))
 }
 
-/// Advances the engine's epoch while guests run, and rests while none does: a
-/// tick each millisecond would otherwise be the largest part of what an idle
-/// gateway costs.
+/// Keeps the engine's epoch up with the time while guests run, and rests while
+/// none does. It steps over many ticks at once: a thread that wakes each
+/// millisecond would be the largest part of what a call costs.
 ///
 /// It has a thread of its own: on the runtime, the very guests that it should
 /// stop could keep it from running. The thread ends with the engine.
@@ -61,14 +68,19 @@ pub(super) struct Clock {
     thread: Thread,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    started: Instant,
+    /// Ticks since then, as far as the epoch has come.
+    epoch: AtomicU64,
+    /// Ticks from look to look.
+    look: AtomicU64,
     /// Calls under way.
     running: AtomicUsize,
     is_resting: AtomicBool,
 }
 
-/// A call under way; the clock ticks for as long as it lives.
+/// A call under way; the clock runs for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Running<'a>(&'a Shared);
 
@@ -80,9 +92,15 @@ impl Drop for Running<'_> {
 
 impl Clock {
     fn start(engine: &Engine) -> std::io::Result<Self> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            epoch: AtomicU64::new(0),
+            look: AtomicU64::new(ticks(LOOK_MAX)),
+            running: AtomicUsize::new(0),
+            is_resting: AtomicBool::new(false),
+        });
         let (ticking, engine) = (Arc::clone(&shared), engine.weak());
-        let handle = std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&engine, &ticking))?;
+        let handle = std::thread::Builder::new().name("epoch".into()).spawn(move || keep_up(&engine, &ticking))?;
         Ok(Self { shared, thread: handle.thread().clone() })
     }
 
@@ -95,6 +113,24 @@ impl Clock {
         }
         Running(&self.shared)
     }
+
+    /// How far beyond the current epoch a call ends that begins now and may
+    /// take so long. It is never stopped before; the epoch lags behind the time
+    /// by what is added.
+    pub(super) fn deadline(&self, now: Instant, budget: Duration) -> u64 {
+        let shared = &*self.shared;
+        if ticks(budget / 2) < shared.look.load(Relaxed) {
+            shared.look.fetch_min(ticks(budget / 2).max(1), Relaxed);
+        }
+        let behind = shared.now(now).saturating_sub(shared.epoch.load(Relaxed));
+        behind.saturating_add(ticks(budget)).saturating_add(1)
+    }
+}
+
+impl Shared {
+    fn now(&self, now: Instant) -> u64 {
+        ticks(now.duration_since(self.started))
+    }
 }
 
 impl Drop for Clock {
@@ -103,15 +139,20 @@ impl Drop for Clock {
     }
 }
 
-fn tick(engine: &EngineWeak, shared: &Shared) {
-    let mut idle_ticks = 0;
+fn keep_up(engine: &EngineWeak, shared: &Shared) {
+    let mut idle_looks = 0;
     loop {
-        std::thread::sleep(TICK);
+        std::thread::sleep(TICK * u32::try_from(shared.look.load(Relaxed)).unwrap_or(1));
         let Some(engine) = engine.upgrade() else { return };
-        engine.increment_epoch();
+        let now = shared.now(Instant::now());
+        for _ in shared.epoch.load(Relaxed)..now {
+            engine.increment_epoch();
+        }
+        // Afterwards: who begins meanwhile ends late, and not early.
+        shared.epoch.store(now, SeqCst);
         drop(engine);
-        idle_ticks = if shared.running.load(SeqCst) == 0 { idle_ticks + 1 } else { 0 };
-        if idle_ticks < REST_AFTER {
+        idle_looks = if shared.running.load(SeqCst) == 0 { idle_looks + 1 } else { 0 };
+        if idle_looks < REST_AFTER {
             continue;
         }
         shared.is_resting.store(true, SeqCst);
@@ -120,7 +161,7 @@ fn tick(engine: &EngineWeak, shared: &Shared) {
             std::thread::park_timeout(REST_MAX);
         }
         shared.is_resting.store(false, SeqCst);
-        idle_ticks = 0;
+        idle_looks = 0;
     }
 }
 
@@ -143,8 +184,36 @@ fn open_cache(folder: &Path) -> anyhow::Result<Cache> {
     Cache::new(config).map_err(|error| anyhow::anyhow!("the cache of compiled plugins does not open: {error:#}"))
 }
 
-/// Ticks until a budget is used up. One more, since the first tick may come
-/// at once.
-pub(super) fn ticks(budget: Duration) -> u64 {
-    u64::try_from(budget.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX - 1) + 1
+/// So many are over after this.
+fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_ends_no_sooner_than_it_may_and_not_much_later() {
+        let (engine, clock) = open(None).unwrap();
+        let mut budget = Duration::from_millis(40);
+        let ends = |budget: Duration| {
+            let module = wasmtime::Module::new(&engine, "(module (func (export \"f\") (loop (br 0))))").unwrap();
+            let mut store = wasmtime::Store::new(&engine, ());
+            let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+            let run = instance.get_typed_func::<(), ()>(&mut store, "f").unwrap();
+            let (now, _running) = (Instant::now(), clock.run());
+            store.set_epoch_deadline(clock.deadline(now, budget));
+            run.call(&mut store, ()).unwrap_err();
+            now.elapsed()
+        };
+        for _ in 0..4 {
+            // A machine that stands still makes it late, and nothing makes it early.
+            let took = ends(budget);
+            assert!(took >= budget, "{took:?} of {budget:?}");
+            assert!(took < Duration::from_secs(10), "{took:?} of {budget:?}");
+            budget /= 2;
+        }
+        assert_eq!(clock.shared.look.load(Relaxed), 2);
+    }
 }

@@ -90,7 +90,7 @@ impl Guest {
     /// Runs the plugin's own test, if it has one.
     pub(super) fn self_test(&mut self, program: &Program) -> Result<(), GuestError> {
         let (config, _ticking) = (&program.config, program.environment.clock.run());
-        arm(&mut self.store, config.init_timeout, config.host_calls);
+        arm(&mut self.store, &program.environment.clock, config.init_timeout, config.host_calls);
         match guard(|| self.functions.self_test(&mut self.store)) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(why)) => Err((FailureKind::Start, format!("the self-test says: {why}"))),
@@ -106,7 +106,7 @@ impl Guest {
     ) -> Result<A, GuestError> {
         let (config, _ticking) = (&program.config, program.environment.clock.run());
         self.calls += 1;
-        arm(&mut self.store, config.timeout, config.host_calls);
+        arm(&mut self.store, &program.environment.clock, config.timeout, config.host_calls);
         guard(|| hook(&*self.functions, &mut self.store)).map_err(|error| explain(&error, &self.store, config.timeout))
     }
 
@@ -133,15 +133,16 @@ fn store(
     let mut store = Store::new(pre.engine(), HostState::new(name, config, environment, shared));
     store.limiter(|state| &mut state.limits);
     store.set_hostcall_fuel(config.answer_size);
-    arm(&mut store, config.init_timeout, config.host_calls);
+    arm(&mut store, &environment.clock, config.init_timeout, config.host_calls);
     store
 }
 
-fn arm(store: &mut Store<HostState>, timeout: Duration, host_calls: u64) {
-    store.set_epoch_deadline(engine::ticks(timeout));
+fn arm(store: &mut Store<HostState>, clock: &engine::Clock, timeout: Duration, host_calls: u64) {
+    let now = Instant::now();
+    store.set_epoch_deadline(clock.deadline(now, timeout));
     let state = store.data_mut();
     state.calls_left = host_calls;
-    state.deadline = Instant::now() + timeout;
+    state.deadline = now + timeout;
     state.limits.refused = false;
 }
 

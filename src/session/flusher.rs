@@ -90,7 +90,7 @@ impl Flusher {
                 let mut round = std::mem::take(&mut *shard.waiting.lock());
                 while !round.is_empty() {
                     let rest = round.split_off(round.len().min(CHUNK));
-                    round.iter().for_each(|outbox| outbox.flush());
+                    flush_all(&round);
                     round = rest;
                     if !round.is_empty() {
                         tokio::task::yield_now().await;
@@ -101,6 +101,20 @@ impl Flusher {
                 }
             }
         }
+    }
+}
+
+/// One after the other, with an eye on the next two: a write takes as long as
+/// their memory does to arrive.
+fn flush_all(outboxes: &[Arc<Outbox>]) {
+    for (n, outbox) in outboxes.iter().enumerate() {
+        if let Some(next) = outboxes.get(n + 2) {
+            next.prefetch();
+        }
+        if let Some(next) = outboxes.get(n + 1) {
+            next.prefetch_sink();
+        }
+        outbox.flush();
     }
 }
 
@@ -132,7 +146,8 @@ impl Shard {
             self.background.notify_one();
             return;
         }
-        outboxes.drain(..).for_each(|outbox| outbox.flush());
+        flush_all(outboxes);
+        outboxes.clear();
         let ended = Instant::now();
         *self.last.lock() = (ended, ended - started);
         if !self.release() {

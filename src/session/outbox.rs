@@ -22,6 +22,7 @@ use super::flusher::Batch;
 use crate::{
     metrics::TRAFFIC,
     net::Socket,
+    prefetch::prefetch,
     protocol::{Close, Encoding},
 };
 
@@ -353,6 +354,22 @@ impl Outbox {
         queue.frames.shrink_to(FRAMES_KEPT);
         queue.sink = Sink::Body(Some(context.waker().clone()));
         Poll::Pending
+    }
+
+    /// Asks for its memory, which is about to be needed.
+    pub(crate) fn prefetch(&self) {
+        prefetch(self);
+    }
+
+    /// The same for what a [`flush`](Self::flush) follows from there.
+    pub(super) fn prefetch_sink(&self) {
+        let Some(queue) = self.queue.try_lock() else { return };
+        if let Sink::Socket(socket) = &queue.sink {
+            prefetch(&**socket);
+        }
+        if let Some(first) = queue.frames.front() {
+            prefetch(first);
+        }
     }
 
     /// Writes what waits until the socket takes no more.

@@ -17,6 +17,7 @@ FUZZ_SECONDS ?= 120
 SEEDS ?= 10000
 SECONDS ?= 60
 RATE ?= 1
+ROUNDS ?= 3
 SEED ?= $(shell date +%s)
 # Languages whose tools tests/setup could not get. It is asked when a recipe runs.
 LEFT_OUT = $(shell cat target/left-out 2>/dev/null)
@@ -25,13 +26,13 @@ EXAMPLES = $(filter-out $(LEFT_OUT:%=plugins/%/%),$(foreach name,moderation memb
 CONFIGURED := $(shell sed -n 's/^path = "\(plugins\/[^"]*\)".*/\1/p' config.toml)
 PLUGINS = $(sort $(CONFIGURED) $(EXAMPLES))
 TEMPLATES = $(filter-out $(LEFT_OUT:%=plugins/templates/%),$(wildcard plugins/templates/*))
-# Built for tests alone.
-PROBES := plugins/fixtures/probe
+# Built for tests and benches alone.
+PROBES := plugins/fixtures/probe plugins/fixtures/three-hooks
 
 # Installs a folder's packages if its lock file is newer than what is there.
 npm = [ $(1)/node_modules/.package-lock.json -nt $(1)/package-lock.json ] || npm --prefix $(1) ci --no-audit --no-fund --silent
 
-.PHONY: help run cluster test lint bench bench-cluster fuzz chaos simulate soak setup setup-run build plugins test-rust test-autobahn test-plugins test-clients test-browser
+.PHONY: help run cluster test lint bench bench-peers fuzz chaos simulate soak setup setup-run build plugins test-rust test-instructions test-autobahn test-plugins test-clients test-browser
 
 help:
 	sed -n 's/^## //p' Makefile
@@ -45,7 +46,7 @@ cluster: setup build plugins
 	exec deploy/cluster $(PORT)
 
 ## make test     every test
-test: lint test-rust test-autobahn plugins test-plugins test-clients test-browser
+test: lint test-rust test-instructions test-autobahn plugins test-plugins test-clients test-browser
 	echo "all tests passed"
 
 ## make lint     format and lints, as errors
@@ -54,17 +55,17 @@ lint: setup
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --all-targets --quiet -- -D warnings
 
-## make bench    the figures of README.md and benches/README.md (some minutes)
+## make bench    what parts of the gateway cost, beside their floors (some minutes)
 bench: setup plugins
 	echo "== bench"
-	$(CARGO) bench --bench codecs --bench fanout --bench idle --bench hooks --bench languages --bench reload
-	$(MAKE) --no-print-directory bench-cluster
+	$(CARGO) bench --bench codecs --bench fanout --bench idle --bench hooks --bench languages --bench reload --bench traffic
 
-## make bench-cluster   those of two instances, beside Socket.IO (needs redis-server)
-bench-cluster: setup
-	echo "== bench, two instances"
-	$(call npm,benches/peers/socketio) || echo "!!! npm failed: Socket.IO will be left out"
-	$(CARGO) bench --bench cluster
+## make bench-peers   the gateway beside its peers, into docs/benchmarks.md (an hour; ROUNDS=1 a third of it)
+bench-peers: setup plugins
+	benches/peers/setup
+	echo "== the gateway beside its peers"
+	$(CARGO) bench --bench peers -- --rounds $(ROUNDS) --out target/peers/results.jsonl
+	benches/peers/report target/peers/results.jsonl --page docs/benchmarks.md --images docs/images
 
 ## make fuzz     all that reads what others write, two minutes each
 fuzz: setup
@@ -118,6 +119,11 @@ plugins: setup build
 test-rust: setup plugins
 	echo "== Rust tests"
 	$(CARGO) test --quiet
+
+## make test-instructions   the hot paths, in instructions, beside the record (WAYLEAVE_UPDATE=1: anew)
+test-instructions: setup plugins
+	echo "== the instructions of the hot paths"
+	CARGO="$(CARGO)" $(PYTHON) tests/instructions
 
 # Against the reader and the outbox; left out, loudly, without a Python 2.7.
 test-autobahn: build

@@ -2,96 +2,204 @@
 
 use serde_json::json;
 
+use crate::support::wire;
+
 /// HS256 wants a key of 32 bytes.
 pub(crate) const SECRET: &str = "the benches' own secret, 32 bytes";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    Centrifuge,
+    /// Wayleave's and Centrifugo's, as JSON.
+    Json,
+    /// The same as Protobuf.
+    Protobuf,
     SocketIo,
+    /// NATS's own text, in binary frames.
+    Nats,
+    /// The bare rooms': a connection's path names its room, `ROOM DATA` is sent to one.
+    Raw,
+}
+
+/// What a connection is to hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum As {
+    Member(Vec<String>),
+    User(String),
+    /// It only publishes.
+    Nobody,
+}
+
+/// Where users are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// A route of the gateway reads the name in the data.
+    Routed,
+    /// The server knows them.
+    Named,
+    /// Each has a room of its own.
+    Rooms,
 }
 
 /// One thing to say, and a part of the answer to it.
 pub(crate) struct Step {
-    pub(crate) say: Option<String>,
-    pub(crate) answer: &'static str,
+    pub(crate) say: Option<Vec<u8>>,
+    pub(crate) answer: Vec<u8>,
+}
+
+impl Step {
+    fn new(say: Option<Vec<u8>>, answer: impl AsRef<[u8]>) -> Self {
+        Self { say, answer: answer.as_ref().to_vec() }
+    }
+}
+
+pub(crate) fn room_of(user: &str) -> String {
+    format!("user:{user}")
 }
 
 impl Dialect {
-    pub(crate) fn path(self) -> &'static str {
+    pub(crate) fn users(self, is_wayleave: bool) -> Users {
         match self {
-            Dialect::Centrifuge => "/connection/websocket",
-            Dialect::SocketIo => "/socket.io/?EIO=4&transport=websocket",
+            Dialect::Json | Dialect::Protobuf if is_wayleave => Users::Routed,
+            Dialect::SocketIo => Users::Named,
+            _ => Users::Rooms,
+        }
+    }
+
+    pub(crate) fn path(self, heard: &As) -> String {
+        match (self, heard) {
+            (Dialect::Json, _) => "/connection/websocket".to_owned(),
+            (Dialect::Protobuf, _) => "/connection/websocket?cf_protocol=protobuf".to_owned(),
+            (Dialect::SocketIo, _) => "/socket.io/?EIO=4&transport=websocket".to_owned(),
+            (Dialect::Raw, As::Member(rooms)) => format!("/{}", rooms.concat()),
+            (Dialect::Raw, As::User(user)) => format!("/{}", room_of(user)),
+            (Dialect::Raw | Dialect::Nats, _) => "/".to_owned(),
         }
     }
 
     /// From the open socket to being known, as that user or as nobody.
     pub(crate) fn hello(self, user: Option<&str>) -> anyhow::Result<Vec<Step>> {
+        let token = user.map(token).transpose()?;
         Ok(match self {
-            Dialect::Centrifuge => {
-                let token = user.map(token).transpose()?;
+            Dialect::Json => {
                 let connect = token.map_or_else(|| json!({}), |token| json!({ "token": token }));
                 let say = json!({ "id": 1, "connect": connect }).to_string();
-                vec![Step { say: Some(say), answer: r#""id":1"# }]
+                vec![Step::new(Some(text(&say)), r#""id":1"#)]
+            }
+            Dialect::Protobuf => {
+                let connect = field(1, token.unwrap_or_default().as_bytes());
+                vec![Step::new(Some(command(1, 4, &connect)), [8, 1])]
             }
             Dialect::SocketIo => {
                 let auth = user.map_or_else(String::new, |user| json!({ "user": user }).to_string());
-                vec![Step { say: None, answer: "0{" }, Step { say: Some(format!("40{auth}")), answer: "40{" }]
+                vec![Step::new(None, "0{"), Step::new(Some(text(&format!("40{auth}"))), "40{")]
             }
+            Dialect::Nats => {
+                let say = "CONNECT {\"verbose\":false,\"pedantic\":false,\"protocol\":1}\r\nPING\r\n";
+                vec![Step::new(None, "INFO "), Step::new(Some(binary(say.as_bytes())), "PONG")]
+            }
+            Dialect::Raw => Vec::new(),
         })
     }
 
-    pub(crate) fn join(self, room: &str) -> Step {
+    pub(crate) fn join(self, room: &str) -> Option<Step> {
         match self {
-            Dialect::Centrifuge => {
+            Dialect::Json => {
                 let say = json!({ "id": 2, "subscribe": { "channel": room } }).to_string();
-                Step { say: Some(say), answer: r#""id":2"# }
+                Some(Step::new(Some(text(&say)), r#""id":2"#))
             }
+            Dialect::Protobuf => Some(Step::new(Some(command(2, 5, &field(1, room.as_bytes()))), [8, 2])),
             // With an id, so that the server acknowledges it.
-            Dialect::SocketIo => Step { say: Some(format!(r#"421["join","{room}"]"#)), answer: "431[" },
+            Dialect::SocketIo => Some(Step::new(Some(text(&format!(r#"421["join","{room}"]"#))), "431[")),
+            Dialect::Nats => Some(Step::new(Some(binary(format!("SUB {room} {room}\r\nPING\r\n").as_bytes())), "PONG")),
+            Dialect::Raw => None,
         }
     }
 
     /// A message of `length` bytes of data to a room; see `watch::mark`.
-    pub(crate) fn to_room(self, room: &str, mark: &str, length: usize) -> String {
-        // The quotes are part of the data.
-        let data = filled(mark, length - 2);
+    pub(crate) fn to_room(self, room: &str, mark: &str, length: usize) -> Vec<u8> {
+        // The quotes of JSON are part of the data.
+        let quoted = || format!("\"{}\"", filled(mark, length - 2));
         match self {
-            Dialect::Centrifuge => format!(r#"{{"id":3,"publish":{{"channel":"{room}","data":"{data}"}}}}"#),
-            Dialect::SocketIo => format!(r#"42["pub","{room}","{data}"]"#),
+            Dialect::Json => text(&format!(r#"{{"id":3,"publish":{{"channel":"{room}","data":{}}}}}"#, quoted())),
+            Dialect::Protobuf => {
+                let publish = [field(1, room.as_bytes()), field(2, quoted().as_bytes())].concat();
+                command(3, 7, &publish)
+            }
+            Dialect::SocketIo => text(&format!(r#"42["pub","{room}",{}]"#, quoted())),
+            Dialect::Nats => binary(format!("PUB {room} {length}\r\n{}\r\n", filled(mark, length)).as_bytes()),
+            Dialect::Raw => text(&format!("{room} {}", filled(mark, length))),
         }
     }
 
-    /// The same to a user. The gateway's route finds the user in the data.
-    pub(crate) fn to_user(self, user: &str, mark: &str, length: usize) -> String {
-        match self {
-            Dialect::Centrifuge => {
+    /// The same to a user.
+    pub(crate) fn to_user(self, users: Users, user: &str, mark: &str, length: usize) -> Vec<u8> {
+        match (users, self) {
+            (Users::Rooms, _) => self.to_room(&room_of(user), mark, length),
+            (Users::Named, _) => text(&format!(r#"42["user","{user}","{}"]"#, filled(mark, length - 2))),
+            (Users::Routed, _) => {
                 let around = format!(r#"{{"user":"{user}","text":""}}"#).len();
-                let text = filled(mark, length - around);
-                let data = format!(r#"{{"user":"{user}","text":"{text}"}}"#);
-                format!(r#"{{"id":3,"publish":{{"channel":"to:1","data":{data}}}}}"#)
-            }
-            Dialect::SocketIo => {
-                let data = filled(mark, length - 2);
-                format!(r#"42["user","{user}","{data}"]"#)
+                let data = format!(r#"{{"user":"{user}","text":"{}"}}"#, filled(mark, length - around));
+                if self == Dialect::Protobuf {
+                    return command(3, 7, &[field(1, b"to:1"), field(2, data.as_bytes())].concat());
+                }
+                text(&format!(r#"{{"id":3,"publish":{{"channel":"to:1","data":{data}}}}}"#))
             }
         }
     }
 
-    /// The answer to a text that is a ping.
-    pub(crate) fn pong(self, text: &[u8]) -> Option<&'static [u8]> {
+    /// The answer to a payload that is a ping.
+    pub(crate) fn pong(self, payload: &[u8]) -> Option<Vec<u8>> {
         match self {
-            Dialect::Centrifuge => (text.trim_ascii() == b"{}").then_some(b"{}"),
-            Dialect::SocketIo => (text == b"2").then_some(b"3"),
+            Dialect::Json => (payload.trim_ascii() == b"{}").then(|| text("{}")),
+            Dialect::Protobuf => (payload == [0]).then(|| binary(&[0])),
+            Dialect::SocketIo => (payload == b"2").then(|| text("3")),
+            Dialect::Nats => (payload == b"PING\r\n").then(|| binary(b"PONG\r\n")),
+            Dialect::Raw => None,
         }
     }
 
-    pub(crate) fn is_refusal(self, text: &str) -> bool {
+    pub(crate) fn is_refusal(self, payload: &[u8]) -> bool {
+        let holds = |part: &[u8]| memchr::memmem::find(payload, part).is_some();
         match self {
-            Dialect::Centrifuge => text.contains(r#""error":{"#) || text.contains(r#""disconnect":{"#),
-            Dialect::SocketIo => text.starts_with("44") || text.starts_with("41"),
+            Dialect::Json => holds(br#""error":{"#) || holds(br#""disconnect":{"#),
+            // A reply with an id and an error, or a push that disconnects.
+            Dialect::Protobuf => matches!(payload, [_, 8, _, 0x12, ..]),
+            Dialect::SocketIo => payload.starts_with(b"44") || payload.starts_with(b"41"),
+            Dialect::Nats => holds(b"-ERR"),
+            Dialect::Raw => false,
         }
     }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    wire::client_frame(text.as_bytes())
+}
+
+fn binary(bytes: &[u8]) -> Vec<u8> {
+    let mut frame = wire::client_frame(bytes);
+    frame[0] = 0x82;
+    frame
+}
+
+/// A Protobuf field that has a length.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2][..], &varint(bytes.len()), bytes].concat()
+}
+
+/// A command of the Centrifuge protocol, behind its length.
+fn command(id: u8, kind: u8, body: &[u8]) -> Vec<u8> {
+    let command = [&[8, id][..], &field(kind, body)].concat();
+    binary(&[&varint(command.len())[..], &command].concat())
+}
+
+fn varint(mut n: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while n >= 0x80 {
+        bytes.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    bytes.push(n as u8);
+    bytes
 }
 
 fn token(user: &str) -> anyhow::Result<String> {

@@ -1,15 +1,16 @@
-//! A client's connection, in either dialect.
+//! A client's connection, in every dialect.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::dialect::{Dialect, Step};
+use super::dialect::{As, Dialect, Step, room_of};
 use super::watch::Watch;
 use crate::support::{client, wire};
 
@@ -27,25 +28,42 @@ pub(crate) struct Line {
 /// The writing half, for a sender that does not wait for the reader.
 #[derive(Clone)]
 pub(crate) struct Pen {
-    write: Rc<OwnedWriteHalf>,
+    /// Whoever writes does it to the end: the reader's answers and the sender's
+    /// messages share it.
+    write: Rc<Mutex<OwnedWriteHalf>>,
     pub(crate) dialect: Dialect,
 }
 
 impl Line {
-    /// Opens one and makes itself known.
-    pub(crate) async fn open(addr: SocketAddr, dialect: Dialect, user: Option<&str>) -> Result<Line> {
-        let request = wire::upgrade_request(dialect.path());
+    /// Opens one, through its upgrade.
+    pub(crate) async fn upgrade(addr: SocketAddr, dialect: Dialect, heard: &As) -> Result<Line> {
+        let request = wire::upgrade_request(&dialect.path(heard));
         let (stream, begun) = client::open(addr, &request).await?;
         let (read, write) = stream.into_split();
-        let mut line = Line { read, pen: Pen { write: Rc::new(write), dialect }, begun };
-        for step in dialect.hello(user)? {
-            line.take(step).await?;
-        }
-        Ok(line)
+        Ok(Line { read, pen: Pen { write: Rc::new(Mutex::new(write)), dialect }, begun })
     }
 
-    pub(crate) async fn join(&mut self, room: &str) -> Result<()> {
-        self.take(self.pen.dialect.join(room)).await
+    /// Makes itself known, and hears what it is to hear.
+    pub(crate) async fn hello(&mut self, heard: &As, users_have_rooms: bool) -> Result<()> {
+        let dialect = self.pen.dialect;
+        let user = match heard {
+            As::User(user) => Some(user.as_str()),
+            _ => None,
+        };
+        for step in dialect.hello(user)? {
+            self.take(step).await?;
+        }
+        let rooms = match heard {
+            As::Member(rooms) => rooms.clone(),
+            As::User(user) if users_have_rooms => vec![room_of(user)],
+            _ => Vec::new(),
+        };
+        for room in rooms {
+            if let Some(step) = dialect.join(&room) {
+                self.take(step).await?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn pen(&self) -> Pen {
@@ -56,21 +74,20 @@ impl Line {
         if let Some(say) = &step.say {
             self.pen.say(say).await?;
         }
-        let said = || format!("saying {}", step.say.as_deref().unwrap_or("nothing"));
-        let answered = timeout(PATIENCE, self.answered(step.answer)).await;
+        let said = || format!("saying {}", String::from_utf8_lossy(step.say.as_deref().unwrap_or(b"nothing")));
+        let answered = timeout(PATIENCE, self.answered(&step.answer)).await;
         answered.context("no answer").flatten().with_context(said)
     }
 
-    async fn answered(&mut self, answer: &str) -> Result<()> {
+    async fn answered(&mut self, answer: &[u8]) -> Result<()> {
         let dialect = self.pen.dialect;
         let (mut answered, mut refusal) = (false, None);
         loop {
             // A server that speaks first may have spoken already.
-            let look = |text: &[u8]| {
-                let text = String::from_utf8_lossy(text);
-                answered |= text.contains(answer);
-                if dialect.is_refusal(&text) {
-                    refusal = Some(text.into_owned());
+            let look = |payload: &[u8]| {
+                answered |= memchr::memmem::find(payload, answer).is_some();
+                if dialect.is_refusal(payload) {
+                    refusal = Some(String::from_utf8_lossy(payload).into_owned());
                 }
             };
             self.look(look).await?;
@@ -87,9 +104,9 @@ impl Line {
     /// Reports what arrives, to the end.
     pub(crate) async fn follow(mut self, place: usize, watch: Rc<Watch>) {
         let dialect = self.pen.dialect;
-        let look = |text: &[u8]| {
-            if !watch.look(place, text) && dialect.is_refusal(&String::from_utf8_lossy(text)) {
-                watch.fail(&format!("refused: {}", String::from_utf8_lossy(text)));
+        let look = |payload: &[u8]| {
+            if !watch.look(place, payload) && dialect.is_refusal(payload) {
+                watch.fail(&format!("refused: {}", String::from_utf8_lossy(payload)));
             }
         };
         let ended = async {
@@ -111,7 +128,7 @@ impl Line {
         more.context("closed by the server")
     }
 
-    /// Hands over the texts that are there whole, and answers the pings.
+    /// Hands over the payloads that are there whole, and answers the pings.
     async fn look(&mut self, mut each: impl FnMut(&[u8])) -> Result<()> {
         let mut answers = Vec::new();
         let mut rest = self.begun.as_slice();
@@ -120,7 +137,7 @@ impl Line {
                 CLOSE => bail!("closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or_default())),
                 PING => answers.extend(wire::client_pong(payload)),
                 _ => match self.pen.dialect.pong(payload) {
-                    Some(pong) => answers.extend(wire::client_frame(pong)),
+                    Some(pong) => answers.extend(pong),
                     None => each(payload),
                 },
             }
@@ -128,26 +145,25 @@ impl Line {
         }
         let looked = self.begun.len() - rest.len();
         self.begun.drain(..looked);
-        if answers.is_empty() { Ok(()) } else { self.pen.write(&answers).await }
+        if self.begun.is_empty() {
+            // Thousands of clients keep none.
+            self.begun = Vec::new();
+        }
+        if answers.is_empty() { Ok(()) } else { self.pen.say(&answers).await }
     }
 }
 
 impl Pen {
-    pub(crate) async fn say(&self, text: &str) -> Result<()> {
-        self.write(&wire::client_frame(text.as_bytes())).await
-    }
-
-    /// All at once: the reader's answers and the sender's messages share it.
-    async fn write(&self, frames: &[u8]) -> Result<()> {
-        loop {
-            match self.write.try_write(frames) {
-                Ok(length) => {
-                    ensure!(length == frames.len(), "the server has stopped reading");
-                    return Ok(());
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.write.writable().await?,
+    /// Writes frames.
+    pub(crate) async fn say(&self, mut frames: &[u8]) -> Result<()> {
+        let write = self.write.lock().await;
+        while !frames.is_empty() {
+            match write.try_write(frames) {
+                Ok(length) => frames = &frames[length..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => write.writable().await?,
                 Err(error) => return Err(error.into()),
             }
         }
+        Ok(())
     }
 }

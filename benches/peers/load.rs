@@ -1,21 +1,24 @@
-//! Paced messages into a site, and what they cost it.
+//! Messages into a site, and what they cost it.
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::task::LocalSet;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use super::dialect::{As, Users};
 use super::line::{Line, Pen};
 use super::site::{Site, Used};
-use super::watch::{self, Times, Watch};
+use super::watch::{self, Times, Watch, Wrong};
 
 /// Connections being made at once.
 const IN_FLIGHT: usize = 64;
-/// Clients of each instance that publish; they are in no room.
+/// Clients of each instance that publish; they hear nothing.
 const PUBLISHERS: usize = 4;
+/// Opened before any is measured, for what a server does only once.
+const FIRST: usize = 64;
 
 pub(crate) struct Load {
     pub(crate) site: Site,
@@ -42,12 +45,7 @@ pub(crate) enum To {
 /// A client that only receives.
 pub(crate) struct Receiver {
     pub(crate) place: usize,
-    pub(crate) as_what: As,
-}
-
-pub(crate) enum As {
-    Member(String),
-    User(String),
+    pub(crate) heard: As,
 }
 
 /// What a load has cost.
@@ -56,10 +54,22 @@ pub(crate) struct Run {
     pub(crate) messages: usize,
     pub(crate) deliveries: usize,
     pub(crate) times: Times,
-    /// Messages that left in a second.
+    pub(crate) wrong: Wrong,
+    /// The share of the messages that were asked for that left in time.
     pub(crate) pace: f64,
     /// From the first to when all was counted.
     pub(crate) took: Duration,
+}
+
+/// What connections have cost, each.
+pub(crate) struct Opened {
+    /// Accepting and upgrading one, and with its hello; server CPU.
+    pub(crate) upgrade: Duration,
+    pub(crate) connect: Duration,
+    pub(crate) upgrades_per_second: f64,
+    pub(crate) connects_per_second: f64,
+    /// Growth of resident memory, bytes.
+    pub(crate) resident: f64,
 }
 
 impl Load {
@@ -73,27 +83,22 @@ impl Load {
 
     async fn connect(&mut self, receivers: Vec<Receiver>) -> Result<()> {
         let (site, watch, readers) = (&self.site, &self.watch, &self.readers);
-        let open = async |place: usize, as_what: Option<As>| -> Result<Pen> {
-            let user = match &as_what {
-                Some(As::User(user)) => Some(user.as_str()),
-                _ => None,
-            };
-            let mut line = Line::open(site.servers[place].addr(), site.way.dialect(), user).await?;
-            if let Some(As::Member(room)) = &as_what {
-                line.join(room).await?;
-            }
+        let users_have_rooms = site.contestant.users() == Users::Rooms;
+        let open = async |place: usize, heard: As| -> Result<Pen> {
+            let mut line = Line::upgrade(site.servers[place].addr, site.contestant.dialect(), &heard).await?;
+            line.hello(&heard, users_have_rooms).await?;
             let pen = line.pen();
             readers.spawn_local(line.follow(place, Rc::clone(watch)));
             Ok(pen)
         };
         let mut pens = Vec::new();
         let connected = async {
-            let lines = stream::iter(receivers).map(|one| open(one.place, Some(one.as_what)));
+            let lines = stream::iter(receivers).map(|one| open(one.place, one.heard));
             lines.buffer_unordered(IN_FLIGHT).try_for_each(async |_| Ok(())).await?;
             for place in 0..site.servers.len() {
                 let mut here = Vec::new();
                 for _ in 0..PUBLISHERS {
-                    here.push(open(place, None).await?);
+                    here.push(open(place, As::Nobody).await?);
                 }
                 pens.push(here);
             }
@@ -106,45 +111,93 @@ impl Load {
         Ok(())
     }
 
+    /// The frame of the next message.
+    fn next(&self, message: &Message, length: usize) -> Vec<u8> {
+        let contestant = self.site.contestant;
+        let mark = watch::mark(self.watch.sending(message.place, message.receivers));
+        match &message.to {
+            To::Room(room) => contestant.dialect().to_room(room, &mark, length),
+            To::User(user) => contestant.dialect().to_user(contestant.users(), user, &mark, length),
+        }
+    }
+
     /// So many messages a second for so long, the nth as `of` says.
-    pub(crate) async fn run(
+    pub(crate) async fn paced(
         &mut self,
         per_second: u64,
         length: usize,
         lasting: Duration,
         of: impl Fn(usize) -> Message,
     ) -> Result<Run> {
-        let (site, watch, pens) = (&mut self.site, &self.watch, &self.pens);
         let period = Duration::from_secs(1) / u32::try_from(per_second)?;
-        let messages = usize::try_from(lasting.as_nanos() / period.as_nanos())?;
-        let running = async {
-            watch.take_times();
-            let begun = site.begin().await?;
+        let messages = usize::try_from(lasting.as_nanos() / period.as_nanos())?.max(1);
+        let send = async |load: &Load| {
             let started = Instant::now();
             let mut ticks = interval(period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut deliveries = 0;
             for n in 0..messages {
                 ticks.tick().await;
                 let message = of(n);
                 deliveries += message.receivers;
-                let pen = &pens[message.place][n / 2 % PUBLISHERS];
-                let mark = watch::mark(watch.sending(message.place, message.receivers));
-                let text = match &message.to {
-                    To::Room(room) => pen.dialect.to_room(room, &mark, length),
-                    To::User(user) => pen.dialect.to_user(user, &mark, length),
-                };
-                pen.say(&text).await?;
-                watch.check()?;
+                let frame = load.next(&message, length);
+                load.pens[message.place][n / 2 % PUBLISHERS].say(&frame).await?;
+                load.watch.check()?;
             }
-            let pace = messages as f64 / started.elapsed().as_secs_f64();
-            watch.wait().await?;
+            let pace = messages as f64 / per_second as f64 / started.elapsed().max(lasting).as_secs_f64();
+            Ok((messages, deliveries, pace))
+        };
+        self.measured(send).await
+    }
+
+    /// As many as go, in bursts, two of them under way.
+    pub(crate) async fn saturated(
+        &mut self,
+        burst: usize,
+        length: usize,
+        lasting: Duration,
+        of: impl Fn(usize) -> Message,
+    ) -> Result<Run> {
+        let send = async |load: &Load| {
+            let started = Instant::now();
+            let (mut messages, mut deliveries) = (0, 0);
+            while started.elapsed() < lasting {
+                let mut frames = Vec::new();
+                let mut receivers = 0;
+                for _ in 0..burst {
+                    let message = of(messages);
+                    receivers += message.receivers;
+                    frames.extend(load.next(&message, length));
+                    messages += 1;
+                }
+                load.pens[0][0].say(&frames).await?;
+                deliveries += receivers;
+                // This burst's; those of the one before have come then.
+                ensure!(load.watch.wait(receivers).await?, "what is sent does not arrive any more");
+            }
+            Ok((messages, deliveries, 1.0))
+        };
+        self.measured(send).await
+    }
+
+    async fn measured(&mut self, send: impl AsyncFnOnce(&Load) -> Result<(usize, usize, f64)>) -> Result<Run> {
+        let readers = std::mem::take(&mut self.readers);
+        let running = async {
+            self.watch.take_times();
+            let first = self.watch.next();
+            let begun = self.site.begin().await?;
+            let started = Instant::now();
+            let (messages, deliveries, pace) = send(self).await?;
+            self.watch.wait(0).await?;
+            let took = started.elapsed();
             // For what follows a server's last write.
             sleep(Duration::from_millis(50)).await;
-            let used = site.end(&begun).await?;
-            let took = started.elapsed();
-            anyhow::Ok(Run { used, messages, deliveries, times: watch.take_times(), pace, took })
+            let used = self.site.end(&begun).await?;
+            let wrong = self.watch.settle(first);
+            anyhow::Ok(Run { used, messages, deliveries, times: self.watch.take_times(), wrong, pace, took })
         };
-        let run = self.readers.run_until(running).await;
+        let run = readers.run_until(running).await;
+        self.readers = readers;
         run.with_context(|| self.site.log())
     }
 
@@ -158,4 +211,46 @@ impl Load {
         };
         self.readers.run_until(idling).await
     }
+}
+
+/// So many connections that do nothing, each with its upgrade and then its hello.
+pub(crate) async fn storm(site: &mut Site, count: usize) -> Result<Opened> {
+    let dialect = site.contestant.dialect();
+    let addr = site.servers[0].addr;
+    let upgrades = async |count: usize| -> Result<Vec<Line>> {
+        let upgrade = |_| Line::upgrade(addr, dialect, &As::Nobody);
+        stream::iter(0..count).map(upgrade).buffer_unordered(IN_FLIGHT).try_collect().await
+    };
+    let hellos = async |lines: Vec<Line>| -> Result<Vec<Line>> {
+        let hello = async |mut line: Line| {
+            line.hello(&As::Nobody, false).await?;
+            anyhow::Ok(line)
+        };
+        stream::iter(lines).map(hello).buffer_unordered(IN_FLIGHT).try_collect().await
+    };
+    let _first = hellos(upgrades(FIRST).await?).await?;
+    sleep(Duration::from_millis(500)).await;
+    let each = |used: &Used| used.cpu() / count as u32;
+    let resident = site.resident()?;
+    let begun = site.begin().await?;
+    let started = Instant::now();
+    let lines = upgrades(count).await?;
+    let upgraded = started.elapsed();
+    // For what follows a server's last write.
+    sleep(Duration::from_millis(50)).await;
+    let upgrade = site.end(&begun).await?;
+    let begun = site.begin().await?;
+    let started = Instant::now();
+    let _lines = hellos(lines).await?;
+    let greeted = started.elapsed();
+    sleep(Duration::from_millis(50)).await;
+    let hello = site.end(&begun).await?;
+    sleep(Duration::from_secs(2)).await;
+    Ok(Opened {
+        upgrade: each(&upgrade),
+        connect: each(&upgrade) + each(&hello),
+        upgrades_per_second: count as f64 / upgraded.as_secs_f64(),
+        connects_per_second: count as f64 / (upgraded + greeted).as_secs_f64(),
+        resident: (site.resident()? as f64 - resident as f64) / count as f64,
+    })
 }

@@ -1,10 +1,13 @@
-//! The gateway and Socket.IO side by side: several servers of one kind that
-//! share a Redis, and the clients that load them.
+//! The gateway and others under the same load.
 
+#![allow(dead_code, reason = "no bench uses all of it")]
+
+pub(crate) mod contestant;
 pub(crate) mod dialect;
 pub(crate) mod line;
 pub(crate) mod load;
-pub(crate) mod node;
 pub(crate) mod redis;
+pub(crate) mod scenario;
+pub(crate) mod server;
 pub(crate) mod site;
 pub(crate) mod watch;

@@ -62,10 +62,6 @@ impl Redis {
         Ok(Redis { process, addr, stream, known: Traffic::default(), answer: 0, _folder: folder })
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("redis://{}", self.addr)
-    }
-
     /// What has passed since this was last asked, but for the questions.
     pub(crate) async fn traffic(&mut self) -> Result<Traffic> {
         let text = timeout(PATIENCE, self.info()).await.context("Redis does not answer")??;

@@ -1,133 +1,25 @@
-//! Several servers of one kind and their Redis.
+//! All servers of one contestant, their Redis and what they ask.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::dialect::{Dialect, SECRET};
-use super::node::{self, Node};
+use super::contestant::{Contestant, Kind, With};
 use super::redis::{Redis, Traffic};
-use crate::support::gateway::Gateway;
+use super::server::{Others, Server};
+use crate::support::gateway::free_addr;
 use crate::support::process::{Cpu, Process};
 
-/// What is measured, a row each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
-    Wayleave,
-    /// One instance, which needs no Redis.
-    Alone,
-    /// With the adapter that is called so without more words.
-    SocketIo,
-    /// With the adapter that its documentation recommends for Redis 7.
-    Sharded,
-}
-
-impl Way {
-    pub(crate) const ALL: [Way; 4] = [Way::SocketIo, Way::Sharded, Way::Alone, Way::Wayleave];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Way::Wayleave => "wayleave",
-            Way::Alone => "wayleave, no Redis",
-            Way::SocketIo => "Socket.IO",
-            Way::Sharded => "Socket.IO, sharded",
-        }
-    }
-
-    pub(crate) fn dialect(self) -> Dialect {
-        match self {
-            Way::Wayleave | Way::Alone => Dialect::Centrifuge,
-            Way::SocketIo | Way::Sharded => Dialect::SocketIo,
-        }
-    }
-
-    pub(crate) fn missing(self) -> Option<String> {
-        match self.dialect() {
-            Dialect::Centrifuge => None,
-            Dialect::SocketIo => node::missing(),
-        }
-    }
-}
-
-/// The whole config of a gateway that shares a Redis with others, or not.
-fn config(addr: SocketAddr, redis: Option<&Redis>) -> String {
-    let bus = match redis {
-        Some(redis) => format!("[bus]\nkind = \"redis\"\nurl = \"{}\"\n\n[cluster]\nheartbeat = \"2s\"", redis.url()),
-        None => "[bus]\nkind = \"memory\"".to_owned(),
-    };
-    format!(
-        r#"
-[server]
-listen = "{addr}"
-personal_rooms = true
-
-[auth]
-anonymous = true
-[auth.jwt]
-hmac_secret = "{SECRET}"
-
-{bus}
-
-[metrics]
-enabled = true
-
-[limits]
-commands_per_second = 1_000_000_000
-commands_burst = 1_000_000_000
-
-[[rooms]]
-match = "bench:*"
-publish = "anyone"
-
-[[rooms]]
-match = "to:*"
-publish = "anyone"
-
-[[routes]]
-room = "to:*"
-to = ["user:{{data.user}}"]
-keep = false
-"#
-    )
-}
-
-pub(crate) enum Server {
-    Gateway(Gateway),
-    Node(Node),
-}
-
-impl Server {
-    pub(crate) fn addr(&self) -> SocketAddr {
-        match self {
-            Server::Gateway(gateway) => gateway.addr,
-            Server::Node(node) => node.addr,
-        }
-    }
-
-    fn process(&self) -> &Process {
-        match self {
-            Server::Gateway(gateway) => &gateway.process,
-            Server::Node(node) => &node.process,
-        }
-    }
-
-    fn log(&self) -> String {
-        match self {
-            Server::Gateway(gateway) => gateway.log(),
-            Server::Node(node) => node.log(),
-        }
-    }
-}
-
 pub(crate) struct Site {
-    pub(crate) way: Way,
+    pub(crate) contestant: Contestant,
     pub(crate) servers: Vec<Server>,
+    hook: Option<Server>,
     redis: Option<Redis>,
+    routes: Vec<SocketAddr>,
 }
 
-/// CPU time of each server, then of Redis.
+/// CPU time of each process, Redis last.
 pub(crate) struct Clock(Vec<Cpu>);
 
 /// What a site has used in a while.
@@ -145,10 +37,13 @@ impl Used {
 }
 
 impl Site {
-    /// Starts so many, on a Redis that nobody has used before.
-    pub(crate) async fn start(way: Way, instances: usize) -> Result<Site> {
-        let redis = if way == Way::Alone { None } else { Some(Redis::start().await?) };
-        let mut site = Site { way, servers: Vec::new(), redis };
+    /// Starts so many; with `bus` they share a Redis that nobody has used
+    /// before, or what they have in its place.
+    pub(crate) async fn start(contestant: &Contestant, instances: usize, bus: bool) -> Result<Site> {
+        let redis = if bus && contestant.shares_redis() { Some(Redis::start().await?) } else { None };
+        let asks = contestant.kind == Kind::Centrifugo && contestant.with == With::Hooks;
+        let hook = if asks { Some(Server::hook().await?) } else { None };
+        let mut site = Site { contestant: *contestant, servers: Vec::new(), hook, redis, routes: Vec::new() };
         for _ in 0..instances {
             site.add().await?;
         }
@@ -156,22 +51,14 @@ impl Site {
     }
 
     pub(crate) async fn add(&mut self) -> Result<()> {
-        let redis = self.redis.as_ref();
-        let node = async |adapter| Node::start(redis.context("Socket.IO without Redis")?.addr, adapter).await;
-        self.servers.push(match self.way {
-            Way::Wayleave | Way::Alone => Server::Gateway(Gateway::start_with(|addr| config(addr, redis)).await?),
-            Way::SocketIo => Server::Node(node("classic").await?),
-            Way::Sharded => Server::Node(node("sharded").await?),
-        });
+        self.routes.push(free_addr()?);
+        let others = Others {
+            redis: self.redis.as_ref().map(|redis| redis.addr),
+            hook: self.hook.as_ref().map(|hook| hook.addr),
+            routes: &self.routes,
+        };
+        self.servers.push(Server::start(&self.contestant, others).await?);
         Ok(())
-    }
-
-    /// The metrics of one instance; none of Socket.IO.
-    pub(crate) async fn metrics(&self, instance: usize) -> Result<BTreeMap<String, f64>> {
-        match &self.servers[instance] {
-            Server::Gateway(gateway) => gateway.metrics().await,
-            Server::Node(_) => Ok(BTreeMap::new()),
-        }
     }
 
     /// Begins to count what is used.
@@ -193,16 +80,19 @@ impl Site {
     }
 
     fn clock(&self) -> Result<Clock> {
-        let processes = self.servers.iter().map(Server::process).chain(self.redis.as_ref().map(|redis| &redis.process));
+        let servers = self.servers.iter().chain(&self.hook).map(|server| &server.process);
+        let processes = servers.chain(self.redis.as_ref().map(|redis| &redis.process));
         Ok(Clock(processes.map(Process::cpu).collect::<Result<_>>()?))
+    }
+
+    /// Resident memory of all servers, bytes.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        self.servers.iter().map(|server| server.process.resident()).sum()
     }
 
     /// What the servers have said, for a report of trouble.
     pub(crate) fn log(&self) -> String {
-        let logs = self
-            .servers
-            .iter()
-            .map(|server| format!("{} at {} said:\n{}", self.way.name(), server.addr(), server.log()));
-        logs.collect::<Vec<_>>().join("\n")
+        let log = |server: &Server| format!("{} said:\n{}", self.contestant.id, server.log());
+        self.servers.iter().map(log).collect::<Vec<_>>().join("\n")
     }
 }

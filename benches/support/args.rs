@@ -22,8 +22,6 @@ pub(crate) struct Options {
     pub(crate) rounds: Option<usize>,
     /// How long a load is held, where it is not so many messages.
     pub(crate) seconds: Option<u64>,
-    /// Messages a second, where that can be chosen.
-    pub(crate) rate: Option<u64>,
 }
 
 impl Options {
@@ -41,7 +39,7 @@ pub(crate) struct Serve {
 
 /// `--bench` (from cargo) or `--quick` measures; `--serve NAME BYTES` serves.
 pub(crate) fn role() -> Result<Role> {
-    let mut options = Options { quick: false, only: None, rounds: None, seconds: None, rate: None };
+    let mut options = Options { quick: false, only: None, rounds: None, seconds: None };
     let mut measure = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -55,15 +53,12 @@ pub(crate) fn role() -> Result<Role> {
             "--seconds" => {
                 options.seconds = Some(args.next().context("--seconds needs a count")?.parse()?);
             }
-            "--rate" => {
-                options.rate = Some(args.next().context("--rate needs a number")?.parse()?);
-            }
             "--serve" => {
                 let name = args.next().context("--serve needs a name")?;
                 let payload = args.next().context("--serve needs a payload length")?.parse()?;
                 return Ok(Role::Serve(Serve { name, payload }));
             }
-            other => bail!("unknown argument `{other}`: use --quick, --only NAME, --rounds N, --seconds N, --rate N"),
+            other => bail!("unknown argument `{other}`: use --quick, --only NAME, --rounds N, --seconds N"),
         }
     }
     if measure {

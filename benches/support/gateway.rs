@@ -74,7 +74,7 @@ impl Gateway {
 
     async fn ready(&mut self) -> Result<()> {
         for _ in 0..200 {
-            if asks_ready(self.addr).await.unwrap_or(false) {
+            if is_ready(self.addr).await {
                 return Ok(());
             }
             if let Some(status) = self.process.0.try_wait()? {
@@ -89,15 +89,15 @@ impl Gateway {
     pub(crate) fn log(&self) -> String {
         process::end_of(&self.folder.path().join("log"))
     }
+}
 
-    /// Every line of `/metrics` with its value.
-    pub(crate) async fn metrics(&self) -> Result<BTreeMap<String, f64>> {
-        let answer = timeout(PATIENCE, get(self.addr, "/metrics")).await.context("no metrics")??;
-        ensure!(answer.starts_with("HTTP/1.1 200 "), "no metrics: {answer}");
-        let lines = answer.lines().filter(|line| line.starts_with("wayleave_"));
-        let parsed = lines.filter_map(|line| line.rsplit_once(' '));
-        Ok(parsed.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
-    }
+/// Every line of a gateway's `/metrics` with its value.
+pub(crate) async fn metrics(addr: SocketAddr) -> Result<BTreeMap<String, f64>> {
+    let answer = timeout(PATIENCE, get(addr, "/metrics")).await.context("no metrics")??;
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "no metrics: {answer}");
+    let lines = answer.lines().filter(|line| line.starts_with("wayleave_"));
+    let parsed = lines.filter_map(|line| line.rsplit_once(' '));
+    Ok(parsed.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
 }
 
 /// Free now, and asked for at once: no other process here picks ports.
@@ -105,8 +105,9 @@ pub(crate) fn free_addr() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-async fn asks_ready(addr: SocketAddr) -> Result<bool> {
-    Ok(get(addr, "/ready").await?.starts_with("HTTP/1.1 200 "))
+/// Does a gateway there take clients?
+pub(crate) async fn is_ready(addr: SocketAddr) -> bool {
+    get(addr, "/ready").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
 }
 
 /// The whole answer, with its head.

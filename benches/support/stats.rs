@@ -21,6 +21,12 @@ impl Histogram {
         self.total += 1;
     }
 
+    /// Takes in what another has.
+    pub(crate) fn join(&mut self, other: &Histogram) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, other)| *count += other);
+        self.total += other.total;
+    }
+
     pub(crate) fn clear(&mut self) {
         self.counts.fill(0);
         self.total = 0;

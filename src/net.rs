@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use rustls::{ServerConfig, ServerConnection};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::TcpStream,
     time::timeout,
 };
@@ -121,6 +121,20 @@ impl Write for Kernel<'_> {
     }
 }
 
+/// Reads, and takes a short read for the end of what is there: the runtime then
+/// waits for more without another question to the kernel.
+fn read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut short = None;
+    let read = tcp.try_io(Interest::READABLE, || match (&*SockRef::from(tcp)).read(buffer) {
+        Ok(n) if 0 < n && n < buffer.len() => {
+            short = Some(n);
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        read => read,
+    });
+    short.map_or(read, Ok)
+}
+
 /// Writes without a look at what the runtime knows of the socket: that lies in
 /// memory that is cold by then, and nearly always says that it takes more.
 fn write(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
@@ -145,7 +159,7 @@ impl Socket {
     /// `WouldBlock` if nothing is; else the socket has failed.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match self {
-            Self::Plain(tcp) => tcp.try_read(buffer),
+            Self::Plain(tcp) => read(tcp, buffer),
             Self::Tls(tls) => tls.try_read(buffer),
         }?;
         TRAFFIC.received(read);

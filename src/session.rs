@@ -216,7 +216,7 @@ async fn hello(
     let began = Instant::now();
     let mut span = router.trace("connect");
     let connecting = router.connect(newcomer, request.id, &hello, batch);
-    let connected = Box::pin(traces::wait_within(span.as_deref(), connecting)).await;
+    let connected = traces::wait_within(span.as_deref(), Box::pin(connecting)).await;
     if let (Some(span), Err(_)) = (&mut span, &connected) {
         span.fail("refused");
     }
@@ -446,7 +446,7 @@ impl Session {
                 let span = self.traced("join", &room);
                 // Its good answer is sent on the way, at the right moment.
                 let joining = self.router.join(&self.connection, id, join, recover, wishes, batch);
-                let joined = Box::pin(traces::wait_within(span.as_deref(), joining)).await;
+                let joined = traces::wait_within(span.as_deref(), Box::pin(joining)).await;
                 traced_end(span, joined).map(|ends| {
                     if ends.is_some() {
                         self.ends = self.router.next_end(&self.connection);

@@ -10,7 +10,7 @@
 use std::{
     cell::RefCell,
     hash::{BuildHasher, RandomState},
-    pin::pin,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -121,12 +121,10 @@ pub fn within<T>(span: Option<&Span>, work: impl FnOnce() -> T) -> T {
 }
 
 /// The same for what waits: the thread is in the span whenever it goes on.
-pub async fn wait_within<F: Future>(span: Option<&Span>, future: F) -> F::Output {
-    let Some(span) = span else { return future.await };
-    let mut future = pin!(future);
+pub async fn wait_within<F: Future + Unpin>(span: Option<&Span>, mut future: F) -> F::Output {
     std::future::poll_fn(|context| -> Poll<F::Output> {
-        let _entered = Entered::new(span);
-        future.as_mut().poll(context)
+        let _entered = span.map(Entered::new);
+        Pin::new(&mut future).poll(context)
     })
     .await
 }
@@ -242,11 +240,12 @@ mod tests {
     async fn what_waits_is_in_its_span_and_others_meanwhile_are_not() {
         let (tracer, _receiver) = tracer(1.0, false);
         let root = tracer.root("root");
-        let waiting = wait_within(root.as_ref(), async {
+        let waiting = async {
             assert!(child("before").is_some());
             tokio::task::yield_now().await;
             assert!(child("after").is_some());
-        });
+        };
+        let waiting = wait_within(root.as_ref(), Box::pin(waiting));
         let other = async { assert!(child("other").is_none()) };
         tokio::join!(waiting, other);
     }

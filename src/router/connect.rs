@@ -107,9 +107,10 @@ impl Router {
         for (room, admitted) in rooms {
             let seen = hello.seen.iter().find(|(name, _)| **name == *room).map(|(_, seen)| seen.clone());
             // The number was checked and nobody else knows the connection.
-            let entered =
-                self.enter(&generation, &connection, &room, admitted, Greeting::Welcome, seen, usize::MAX, batch).await;
-            match entered {
+            let entering =
+                self.enter(&generation, &connection, &room, admitted, Greeting::Welcome, seen, usize::MAX, batch);
+            // Most are in none yet, and need not carry what that takes.
+            match Box::pin(entering).await {
                 Ok(joined) => told.push((room, joined)),
                 Err(refusal) => {
                     self.turn_out(&generation, &connection, is_first, batch);

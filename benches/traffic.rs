@@ -63,7 +63,8 @@ async fn crowd(plan: &Plan) -> Result<()> {
     let members = (0..plan.crowd).map(|_| Receiver { place: 1, heard: heard() }).collect();
     let wayleave = contestant::ALL.iter().find(|one| one.kind == Kind::Wayleave).context("nobody to measure")?;
     let mut load = Load::open(Site::start(wayleave, 2, true).await?, members).await?;
-    let message = |_| Message { place: 0, to: To::Room("bench:0".to_owned()), receivers: plan.crowd };
+    let message =
+        |_| Message { place: 0, to: To::Room("bench:0".to_owned()), receivers: plan.crowd, sum: (0..plan.crowd).sum() };
     load.paced(TO_CROWD_PER_SECOND, PAYLOAD, Duration::from_millis(300), message).await?;
     let (mut rows, mut third) = (Vec::new(), String::new());
     for instances in [2, 3] {

@@ -147,13 +147,20 @@ impl Dialect {
         }
     }
 
-    /// The answer to a payload that is a ping.
+    /// The answer to a payload with a ping in it.
     pub(crate) fn pong(self, payload: &[u8]) -> Option<Vec<u8>> {
         match self {
-            Dialect::Json => (payload.trim_ascii() == b"{}").then(|| text("{}")),
-            Dialect::Protobuf => (payload == [0]).then(|| binary(&[0])),
+            Dialect::Json => {
+                let mut lines = payload.split(|byte| *byte == b'\n');
+                lines.any(|line| line.trim_ascii() == b"{}").then(|| text("{}"))
+            }
+            Dialect::Protobuf => has_empty(payload).then(|| binary(&[0])),
             Dialect::SocketIo => (payload == b"2").then(|| text("3")),
-            Dialect::Nats => (payload == b"PING\r\n").then(|| binary(b"PONG\r\n")),
+            Dialect::Nats => {
+                let is_ping =
+                    payload.starts_with(b"PING\r\n") || memchr::memmem::find(payload, b"\nPING\r\n").is_some();
+                is_ping.then(|| binary(b"PONG\r\n"))
+            }
             Dialect::Raw => None,
         }
     }
@@ -190,6 +197,24 @@ fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
 fn command(id: u8, kind: u8, body: &[u8]) -> Vec<u8> {
     let command = [&[8, id][..], &field(kind, body)].concat();
     binary(&[&varint(command.len())[..], &command].concat())
+}
+
+/// True if one of the replies, each behind its length, has none: a ping.
+fn has_empty(mut replies: &[u8]) -> bool {
+    while let Some((length, rest)) = length(replies) {
+        if length == 0 {
+            return true;
+        }
+        replies = rest.get(length..).unwrap_or_default();
+    }
+    false
+}
+
+/// A varint, and what is behind it.
+fn length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte < 0x80)?;
+    let length = bytes[..=end].iter().rev().fold(0, |length, byte| length << 7 | usize::from(byte & 0x7f));
+    Some((length, &bytes[end + 1..]))
 }
 
 fn varint(mut n: usize) -> Vec<u8> {

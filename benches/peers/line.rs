@@ -102,10 +102,10 @@ impl Line {
     }
 
     /// Reports what arrives, to the end.
-    pub(crate) async fn follow(mut self, place: usize, watch: Rc<Watch>) {
+    pub(crate) async fn follow(mut self, place: usize, receiver: usize, watch: Rc<Watch>) {
         let dialect = self.pen.dialect;
         let look = |payload: &[u8]| {
-            if !watch.look(place, payload) && dialect.is_refusal(payload) {
+            if !watch.look(place, receiver, payload) && dialect.is_refusal(payload) {
                 watch.fail(&format!("refused: {}", String::from_utf8_lossy(payload)));
             }
         };
@@ -136,10 +136,10 @@ impl Line {
             match opcode {
                 CLOSE => bail!("closed: {}", String::from_utf8_lossy(payload.get(2..).unwrap_or_default())),
                 PING => answers.extend(wire::client_pong(payload)),
-                _ => match self.pen.dialect.pong(payload) {
-                    Some(pong) => answers.extend(pong),
-                    None => each(payload),
-                },
+                _ => {
+                    answers.extend(self.pen.dialect.pong(payload).unwrap_or_default());
+                    each(payload);
+                }
             }
             rest = after;
         }

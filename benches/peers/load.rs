@@ -17,9 +17,6 @@ use super::watch::{self, Times, Watch, Wrong};
 const IN_FLIGHT: usize = 64;
 /// Clients of each instance that publish; they hear nothing.
 const PUBLISHERS: usize = 4;
-/// Opened before any is measured, for what a server does only once.
-const FIRST: usize = 64;
-
 pub(crate) struct Load {
     pub(crate) site: Site,
     watch: Rc<Watch>,
@@ -33,8 +30,9 @@ pub(crate) struct Message {
     /// The instance that it is published on.
     pub(crate) place: usize,
     pub(crate) to: To,
-    /// How many get it.
+    /// How many get it, and their places in the list of receivers, added up.
     pub(crate) receivers: usize,
+    pub(crate) sum: usize,
 }
 
 pub(crate) enum To {
@@ -84,21 +82,21 @@ impl Load {
     async fn connect(&mut self, receivers: Vec<Receiver>) -> Result<()> {
         let (site, watch, readers) = (&self.site, &self.watch, &self.readers);
         let users_have_rooms = site.contestant.users() == Users::Rooms;
-        let open = async |place: usize, heard: As| -> Result<Pen> {
+        let open = async |place: usize, number: usize, heard: As| -> Result<Pen> {
             let mut line = Line::upgrade(site.servers[place].addr, site.contestant.dialect(), &heard).await?;
             line.hello(&heard, users_have_rooms).await?;
             let pen = line.pen();
-            readers.spawn_local(line.follow(place, Rc::clone(watch)));
+            readers.spawn_local(line.follow(place, number, Rc::clone(watch)));
             Ok(pen)
         };
         let mut pens = Vec::new();
         let connected = async {
-            let lines = stream::iter(receivers).map(|one| open(one.place, one.heard));
+            let lines = stream::iter(receivers).enumerate().map(|(number, one)| open(one.place, number, one.heard));
             lines.buffer_unordered(IN_FLIGHT).try_for_each(async |_| Ok(())).await?;
             for place in 0..site.servers.len() {
                 let mut here = Vec::new();
                 for _ in 0..PUBLISHERS {
-                    here.push(open(place, As::Nobody).await?);
+                    here.push(open(place, usize::MAX >> 32, As::Nobody).await?);
                 }
                 pens.push(here);
             }
@@ -111,10 +109,10 @@ impl Load {
         Ok(())
     }
 
-    /// The frame of the next message.
-    fn next(&self, message: &Message, length: usize) -> Vec<u8> {
+    /// The frame of the next message, which leaves at that time.
+    fn next(&self, at: Instant, message: &Message, length: usize) -> Vec<u8> {
         let contestant = self.site.contestant;
-        let mark = watch::mark(self.watch.sending(message.place, message.receivers));
+        let mark = watch::mark(self.watch.sending(at.into_std(), message.place, message.receivers, message.sum));
         match &message.to {
             To::Room(room) => contestant.dialect().to_room(room, &mark, length),
             To::User(user) => contestant.dialect().to_user(contestant.users(), user, &mark, length),
@@ -137,10 +135,11 @@ impl Load {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut deliveries = 0;
             for n in 0..messages {
-                ticks.tick().await;
+                // Late or not, it counts from when it was to leave.
+                let at = ticks.tick().await;
                 let message = of(n);
                 deliveries += message.receivers;
-                let frame = load.next(&message, length);
+                let frame = load.next(at, &message, length);
                 load.pens[message.place][n / 2 % PUBLISHERS].say(&frame).await?;
                 load.watch.check()?;
             }
@@ -162,15 +161,17 @@ impl Load {
             let started = Instant::now();
             let (mut messages, mut deliveries) = (0, 0);
             while started.elapsed() < lasting {
-                let mut frames = Vec::new();
+                let mut frames = [const { Vec::new() }; PUBLISHERS];
                 let mut receivers = 0;
-                for _ in 0..burst {
+                for n in 0..burst {
                     let message = of(messages);
                     receivers += message.receivers;
-                    frames.extend(load.next(&message, length));
+                    frames[n % PUBLISHERS].extend(load.next(Instant::now(), &message, length));
                     messages += 1;
                 }
-                load.pens[0][0].say(&frames).await?;
+                for (pen, frames) in load.pens[0].iter().zip(&frames).filter(|(_, frames)| !frames.is_empty()) {
+                    pen.say(frames).await?;
+                }
                 deliveries += receivers;
                 // This burst's; those of the one before have come then.
                 ensure!(load.watch.wait(receivers).await?, "what is sent does not arrive any more");
@@ -213,8 +214,9 @@ impl Load {
     }
 }
 
-/// So many connections that do nothing, each with its upgrade and then its hello.
-pub(crate) async fn storm(site: &mut Site, count: usize) -> Result<Opened> {
+/// So many connections that do nothing, each with its upgrade and then its hello,
+/// behind the first ones, which are not measured.
+pub(crate) async fn storm(site: &mut Site, first: usize, count: usize) -> Result<Opened> {
     let dialect = site.contestant.dialect();
     let addr = site.servers[0].addr;
     let upgrades = async |count: usize| -> Result<Vec<Line>> {
@@ -228,7 +230,7 @@ pub(crate) async fn storm(site: &mut Site, count: usize) -> Result<Opened> {
         };
         stream::iter(lines).map(hello).buffer_unordered(IN_FLIGHT).try_collect().await
     };
-    let _first = hellos(upgrades(FIRST).await?).await?;
+    let _first = hellos(upgrades(first).await?).await?;
     sleep(Duration::from_millis(500)).await;
     let each = |used: &Used| used.cpu() / count as u32;
     let resident = site.resident()?;

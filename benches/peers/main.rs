@@ -26,6 +26,8 @@ use tokio::time::{sleep, timeout};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The worst a saturated load may make 99 of 100 deliveries wait, milliseconds.
 const BEARABLE: f64 = 100.0;
+/// Connections that Socket.IO gets before any is measured: V8 compiles what is hot.
+const COLD: usize = 2000;
 /// Between two loads, for what the one before has left to the kernel.
 const REST: Duration = Duration::from_millis(300);
 
@@ -151,7 +153,12 @@ async fn measure(options: &Options) -> Result<()> {
             let bounded = timeout(PATIENCE + 8 * options.length, one(scenario, contestant, options)).await;
             let lines = match bounded.context("takes too long").flatten() {
                 Ok(lines) => lines,
-                Err(error) => vec![json!({ "kind": "failed", "scenario": scenario.id, "why": format!("{error:#}") })],
+                Err(error) => {
+                    let told: &[&str] =
+                        if scenario.id == "connect" { &["upgrade", "connect", "idle"] } else { &[scenario.id] };
+                    let line = |id: &&str| json!({ "kind": "failed", "scenario": id, "why": format!("{error:#}") });
+                    told.iter().map(line).collect()
+                }
             };
             println!("{}", lines.iter().map(told).collect::<Vec<_>>().join("; "));
             for mut line in lines {
@@ -183,12 +190,14 @@ async fn one(scenario: &Scenario, contestant: &Contestant, options: &Options) ->
     let mut site = Site::start(contestant, scenario.instances, scenario.bus).await?;
     if let Pace::Storm(count) = scenario.pace {
         let count = if options.quick { 1000 } else { count };
-        let opened = load::storm(&mut site, count).await;
+        let first = if contestant.kind == Kind::SocketIo { COLD } else { 64 };
+        let opened = load::storm(&mut site, first, count).await;
         return Ok(opened_lines(&opened.with_context(|| site.log())?));
     }
     let mut load = Load::open(site, scenario.receivers()).await?;
     // V8 compiles what is hot: cold, Socket.IO costs half as much again.
-    let warming = options.length * if contestant.kind == Kind::SocketIo { 1 } else { 0 } + Duration::from_secs(1);
+    let is_cold = contestant.kind == Kind::SocketIo && !options.quick;
+    let warming = Duration::from_secs(if is_cold { 5 } else { 1 });
     let message = |n| scenario.message(n);
     let mut line = match scenario.pace {
         Pace::PerSecond(per_second) => {
@@ -196,17 +205,19 @@ async fn one(scenario: &Scenario, contestant: &Contestant, options: &Options) ->
             figures(&load.paced(per_second, scenario.bytes, options.length, message).await?)
         }
         Pace::Full(bursts) => {
-            load.saturated(bursts[0], scenario.bytes, warming, message).await?;
-            let mut best = None;
+            load.saturated(bursts[1], scenario.bytes, warming, message).await?;
+            let mut lines = Vec::new();
             for burst in bursts {
-                let line = figures(&load.saturated(burst, scenario.bytes, options.length / 2, message).await?);
-                let faster = |than: &Value| line["per_second"].as_f64() > than["per_second"].as_f64();
-                let bearable = line["p99"].as_f64().is_some_and(|p99| p99 < BEARABLE);
-                if best.as_ref().is_none_or(|best| bearable && faster(best)) {
-                    best = Some(line);
+                lines.push(figures(&load.saturated(burst, scenario.bytes, options.length / 2, message).await?));
+                let figure = |n: usize, name: &str| lines.get(n).and_then(|line| line[name].as_f64()).unwrap_or(0.0);
+                // Smaller bursts are for those who cannot bear the larger ones.
+                if lines.len() > 1 && figure(lines.len() - 1, "p99") < BEARABLE {
+                    break;
                 }
             }
-            best.context("no burst was tried")?
+            let rate = |line: &Value| line["per_second"].as_f64().unwrap_or(0.0);
+            let bearable = lines.into_iter().filter(|line| line["p99"].as_f64().is_some_and(|p99| p99 < BEARABLE));
+            bearable.max_by(|a, b| rate(a).total_cmp(&rate(b))).context("p99 is above 100 ms with any burst")?
         }
         Pace::Storm(_) => bail!("a storm has no messages"),
     };
@@ -215,7 +226,8 @@ async fn one(scenario: &Scenario, contestant: &Contestant, options: &Options) ->
 }
 
 fn figures(run: &Run) -> Value {
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / run.deliveries as f64;
+    let arrived = (run.deliveries + run.wrong.doubled).saturating_sub(run.wrong.lost);
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / arrived as f64;
     let mut times = support::stats::Histogram::new();
     times.join(&run.times.local);
     times.join(&run.times.remote);
@@ -227,13 +239,13 @@ fn figures(run: &Run) -> Value {
         "redis_us": each(run.used.redis),
         "server_us": run.used.servers.iter().map(|server| each(*server)).collect::<Vec<_>>(),
         "redis_bytes": (run.used.traffic.input + run.used.traffic.output) as f64 / run.messages as f64,
-        "per_second": run.deliveries as f64 / run.took.as_secs_f64(),
+        "per_second": arrived as f64 / run.took.as_secs_f64(),
         "p50": quantile(&times, 0.5),
         "p99": quantile(&times, 0.99),
         "p999": quantile(&times, 0.999),
         "local_p50": quantile(&run.times.local, 0.5),
         "remote_p50": quantile(&run.times.remote, 0.5),
-        "deliveries": run.deliveries,
+        "deliveries": arrived,
         "lost": run.wrong.lost,
         "doubled": run.wrong.doubled,
         "pace": run.pace,
@@ -272,11 +284,15 @@ fn versions() -> Value {
         Some(package["dependencies"][name].as_str()?.to_owned())
     };
     let program = |kind: Kind| contestant::ALL.iter().find(|one| one.kind == kind).map(Contestant::program);
+    let by_hand = |name: &str| {
+        let is_ours = root.join(format!("target/peers/bin/{name}.version")).is_file();
+        move |said: String| if is_ours { said } else { format!("{said}, not built by `benches/peers/setup`") }
+    };
     let said = |program: PathBuf| says(program, "--version");
     json!({
         "wayleave": env!("CARGO_PKG_VERSION"),
-        "centrifugo": program(Kind::Centrifugo).and_then(|program| says(program, "version")),
-        "nats": program(Kind::Nats).and_then(said),
+        "centrifugo": program(Kind::Centrifugo).and_then(|program| says(program, "version")).map(by_hand("centrifugo")),
+        "nats": program(Kind::Nats).and_then(said).map(by_hand("nats-server")),
         "socket.io": package("socket.io"),
         "@socket.io/redis-adapter": package("@socket.io/redis-adapter"),
         "@socket.io/redis-streams-adapter": package("@socket.io/redis-streams-adapter"),

@@ -26,7 +26,7 @@ pub(crate) enum Crowd {
 pub(crate) enum Pace {
     PerSecond(u64),
     /// As fast as it goes: the sizes of bursts that are tried.
-    Full([usize; 2]),
+    Full([usize; 4]),
     /// No messages: so many connections.
     Storm(usize),
 }
@@ -55,8 +55,8 @@ pub(crate) const ALL: [Scenario; 18] = [
     one("fanout-100", Crowd::Room(100), Pace::PerSecond(200), 128),
     one("fanout-1000", Crowd::Room(1000), Pace::PerSecond(20), 128),
     one("fanout-10000", Crowd::Room(10_000), Pace::PerSecond(2), 128),
-    one("saturated-1000", Crowd::Room(1000), Pace::Full([16, 64]), 128),
-    one("saturated-10000", Crowd::Room(10_000), Pace::Full([4, 16]), 128),
+    one("saturated-1000", Crowd::Room(1000), Pace::Full([64, 16, 4, 1]), 128),
+    one("saturated-10000", Crowd::Room(10_000), Pace::Full([64, 16, 4, 1]), 128),
     one("rooms-1", Crowd::Rooms(1), Pace::PerSecond(1000), 128),
     one("rooms-100", Crowd::Rooms(100), Pace::PerSecond(1000), 128),
     one("rooms-10000", Crowd::Rooms(10_000), Pace::PerSecond(1000), 128),
@@ -111,17 +111,22 @@ impl Scenario {
 
     /// The nth message.
     pub(crate) fn message(&self, n: usize) -> Message {
+        let message = |place, to, receivers: std::ops::Range<usize>| {
+            let (count, clients) = (receivers.len(), self.connections());
+            Message { place, to, receivers: count, sum: receivers.map(|receiver| receiver % clients).sum() }
+        };
         match self.crowd {
-            Crowd::Room(members) => Message { place: n % self.instances, to: To::Room(room(0)), receivers: members },
+            Crowd::Room(members) => message(n % self.instances, To::Room(room(0)), 0..members),
             Crowd::Alone(rooms) => {
-                Message { place: n % rooms % self.instances, to: To::Room(room(n % rooms)), receivers: 1 }
+                let n = n % rooms;
+                message(n % self.instances, To::Room(room(n)), n..n + 1)
             }
             // Every room gets messages from every instance, in turns.
             Crowd::Rooms(rooms) => {
-                let place = (n + n / rooms) % self.instances;
-                Message { place, to: To::Room(room(n % rooms)), receivers: MEMBERS }
+                let (n, turn) = (n % rooms, n / rooms);
+                message((n + turn) % self.instances, To::Room(room(n)), n * MEMBERS..(n + 1) * MEMBERS)
             }
-            Crowd::Users(users) => Message { place: 0, to: To::User(user(n % users)), receivers: 1 },
+            Crowd::Users(users) => message(0, To::User(user(n % users)), n % users..n % users + 1),
         }
     }
 }

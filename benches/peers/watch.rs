@@ -25,6 +25,9 @@ struct Sent {
     place: usize,
     /// Deliveries that are still to come; below zero: more came than should.
     missing: isize,
+    /// The receivers' numbers that are still to come, added up: else one could
+    /// hear it twice in another's place.
+    whose: i64,
 }
 
 #[derive(Default)]
@@ -58,24 +61,25 @@ pub(crate) struct Wrong {
 }
 
 impl Watch {
-    /// The next message leaves now, for so many receivers: its number.
-    pub(crate) fn sending(&self, place: usize, receivers: usize) -> usize {
+    /// The next message leaves for so many receivers, whose numbers have this
+    /// sum, or should have left at that time: its number.
+    pub(crate) fn sending(&self, at: Instant, place: usize, receivers: usize, sum: usize) -> usize {
         let mut sent = self.sent.borrow_mut();
-        sent.push(Sent { at: Instant::now(), place, missing: receivers as isize });
+        sent.push(Sent { at, place, missing: receivers as isize, whose: sum as i64 });
         self.goal.set(self.deliveries.get().max(self.goal.get()) + receivers);
         sent.len() - 1
     }
 
-    /// A client of the instance `place` has read this; false if there is no
-    /// message in it.
-    pub(crate) fn look(&self, place: usize, payload: &[u8]) -> bool {
+    /// The receiver of that number, on the instance `place`, has read this; false
+    /// if there is no message in it.
+    pub(crate) fn look(&self, place: usize, receiver: usize, payload: &[u8]) -> bool {
         let mut rest = payload;
         let mut found = false;
         while let Some(at) = memchr::memchr(b'@', rest) {
             rest = &rest[at + 1..];
             let digits = rest.get(..DIGITS).and_then(|digits| str::from_utf8(digits).ok());
             match digits.and_then(|digits| digits.parse().ok()) {
-                Some(number) => self.delivered(place, number),
+                Some(number) => self.delivered(place, receiver, number),
                 None => self.fail("a message without its number"),
             }
             found = true;
@@ -83,12 +87,13 @@ impl Watch {
         found
     }
 
-    fn delivered(&self, place: usize, number: usize) {
+    fn delivered(&self, place: usize, receiver: usize, number: usize) {
         let mut sent = self.sent.borrow_mut();
         let Some(message) = sent.get_mut(number) else {
             return self.fail("a message that was never sent");
         };
         message.missing -= 1;
+        message.whose -= receiver as i64;
         let mut times = self.times.borrow_mut();
         let times = if message.place == place { &mut times.local } else { &mut times.remote };
         times.add(message.at.elapsed());
@@ -134,6 +139,8 @@ impl Watch {
         for message in &mut self.sent.borrow_mut()[from..] {
             match message.missing {
                 missing @ 1.. => wrong.lost += missing.unsigned_abs(),
+                // As many as should, and not the right ones.
+                0 if message.whose != 0 => (wrong.lost, wrong.doubled) = (wrong.lost + 1, wrong.doubled + 1),
                 extra => wrong.doubled += extra.unsigned_abs(),
             }
         }

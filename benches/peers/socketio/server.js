@@ -43,6 +43,11 @@ const io = new Server(http, {
   serveClient: false,
 });
 
+// As its page on memory says: the first request is not kept.
+io.engine.on("connection", (socket) => {
+  socket.request = null;
+});
+
 io.on("connection", (socket) => {
   const { user } = socket.handshake.auth;
   if (user) socket.join(`user:${user}`);

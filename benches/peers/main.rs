@@ -26,6 +26,8 @@ use tokio::time::{sleep, timeout};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The worst a saturated load may make 99 of 100 deliveries wait, milliseconds.
 const BEARABLE: f64 = 100.0;
+/// Bursts of saturated loads, and how many of them are under way.
+const BURSTS: [(usize, usize); 5] = [(64, 2), (16, 2), (4, 2), (1, 2), (1, 1)];
 /// Connections that Socket.IO gets before any is measured: V8 compiles what is hot.
 const COLD: usize = 2000;
 /// Between two loads, for what the one before has left to the kernel.
@@ -204,10 +206,10 @@ async fn one(scenario: &Scenario, contestant: &Contestant, options: &Options) ->
             load.paced(per_second, scenario.bytes, warming, message).await?;
             figures(&load.paced(per_second, scenario.bytes, options.length, message).await?)
         }
-        Pace::Full(bursts) => {
-            load.saturated(bursts[1], scenario.bytes, warming, message).await?;
+        Pace::Full => {
+            load.saturated(BURSTS[1], scenario.bytes, warming, message).await?;
             let mut lines = Vec::new();
-            for burst in bursts {
+            for burst in BURSTS {
                 lines.push(figures(&load.saturated(burst, scenario.bytes, options.length / 2, message).await?));
                 let figure = |n: usize, name: &str| lines.get(n).and_then(|line| line[name].as_f64()).unwrap_or(0.0);
                 // Smaller bursts are for those who cannot bear the larger ones.

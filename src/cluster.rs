@@ -24,6 +24,7 @@ mod check;
 mod cleanup;
 mod ears;
 pub mod envelope;
+mod hearing;
 mod heart;
 mod history;
 mod interest;

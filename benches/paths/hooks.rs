@@ -10,7 +10,7 @@ use wayleave::{
     router::HubLookup,
 };
 
-use crate::support::plugins::{WORDS, body, load, route, transform};
+use crate::support::plugins::{WORDS, body, load, publish, route, transform};
 
 pub(super) fn one(count: u32) -> Result<()> {
     let moderation = Plugins::open()?.moderation()?;
@@ -19,15 +19,16 @@ pub(super) fn one(count: u32) -> Result<()> {
     Ok(())
 }
 
-/// As the bench `hooks` does.
+/// As the rows of `peers` with three hooks do.
 pub(super) fn three(count: u32) -> Result<()> {
-    let plugins = Plugins::open()?;
-    let (moderation, mentions) = (plugins.moderation()?, plugins.load("plugins/rust/mentions", "")?);
+    let settings = "muted = [\"mallory\"]\nwords = [\"darn\", \"heck\", \"dang\"]\ncall = \"!moderator\"";
+    let more = format!("[plugins.settings]\n{settings}");
+    let plugin = Plugins::open()?.load("plugins/fixtures/three-hooks", &more)?;
     let clean = body("");
     for _ in 0..count {
-        transform(&moderation, &clean);
-        transform(&moderation, &clean);
-        route(&mentions, &clean);
+        publish(&plugin, &clean);
+        transform(&plugin, &clean);
+        route(&plugin, &clean);
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::{
     future::poll_fn,
-    io::{ErrorKind, Read as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     pin::Pin,
@@ -187,6 +187,14 @@ impl Client {
         };
         self.heard += n;
         Ok(&self.buffer[..n])
+    }
+
+    /// Says something, which the session can read from here on.
+    pub(super) async fn say(&mut self, frame: &[u8]) -> Result<()> {
+        self.socket.write_all(frame)?;
+        // The runtime asks the kernel for what has happened.
+        tokio::task::yield_now().await;
+        Ok(())
     }
 
     fn last_reply(&mut self) -> Result<String> {

@@ -20,11 +20,12 @@ pub(crate) struct Path {
     pub(crate) run: fn(u32) -> Result<()>,
 }
 
-pub(crate) const ALL: [Path; 9] = [
+pub(crate) const ALL: [Path; 10] = [
     Path { name: "decode", count: 5_000, run: decode::json },
     Path { name: "decode-protobuf", count: 5_000, run: decode::protobuf },
     Path { name: "connect", count: 500, run: rooms::connect },
     Path { name: "join", count: 1_000, run: rooms::join },
+    Path { name: "message", count: 1_000, run: rooms::message },
     Path { name: "publish-1", count: 2_000, run: rooms::publish_to_one },
     Path { name: "publish-100", count: 200, run: rooms::publish_to_hundred },
     Path { name: "kept", count: 2_000, run: rooms::keep },

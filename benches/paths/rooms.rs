@@ -1,9 +1,15 @@
 //! Connections, their rooms, and messages to them, from the router to the sockets.
 
-use std::pin::pin;
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::{Result, ensure};
-use wayleave::{plugin::JoinView, protocol::Payload, session::flusher::Batch};
+use wayleave::{plugin::JoinView, protocol::Payload, room::history::Appended, session::flusher::Batch};
 
 use super::{
     DATA,
@@ -36,9 +42,14 @@ fn publish(room: &str, members: usize, count: u32) -> Result<()> {
         clients.iter_mut().for_each(|client| client.heard = 0);
         let (router, from) = (&instance.router, instance.member(room)?);
         let data = Payload::Text(format!("\"{}\"", wire::payload(DATA - 2)));
+        let offset = Arc::new(AtomicU64::new(0));
         for n in 1..=count {
             let mut batch = Batch::new(&router.flusher);
-            let published = router.publish(&from, room, data.clone(), |_| {}, &mut batch);
+            let last = Arc::clone(&offset);
+            let on_kept = move |kept: Result<Appended, _>| {
+                last.store(kept.map_or(0, |kept| kept.position.offset), Ordering::Relaxed);
+            };
+            let published = router.publish(&from, room, data.clone(), on_kept, &mut batch);
             ensure!(published.is_ok(), "a message was refused: {published:?}");
             Instance::write(batch);
             if n % READ_EVERY == 0 || n == count {
@@ -48,6 +59,8 @@ fn publish(room: &str, members: usize, count: u32) -> Result<()> {
             }
         }
         let least = clients.iter().map(|client| client.heard).min();
+        let kept = offset.load(Ordering::Relaxed);
+        ensure!(room != KEPT || kept == u64::from(count), "of {count} messages {kept} are kept");
         ensure!(least >= Some(count as usize * DATA), "a member has heard {least:?} bytes of {count} messages");
         Ok(())
     })
@@ -71,6 +84,32 @@ pub(super) fn join(count: u32) -> Result<()> {
                 client.read()?;
             }
         }
+        Ok(())
+    })
+}
+
+/// A client's publish, from its socket to the answer and to what it hears of it.
+pub(super) fn message(count: u32) -> Result<()> {
+    Instance::run(async |instance| {
+        let (server, mut client) = Client::pair()?;
+        let subscribe = format!(r#"{{"id":2,"subscribe":{{"channel":"{LIVE}"}}}}"#);
+        let said = format!("{{\"id\":1,\"connect\":{{}}}}\n{subscribe}");
+        let mut session = pin!(instance.session(register(server).await?, &said));
+        poll_once(&mut session).await?;
+        ensure!(instance.router.hub.count(LIVE).0 == 1, "it is not in its room");
+        client.read()?;
+        client.heard = 0;
+        let data = wire::payload(DATA - 2);
+        let publish = format!(r#"{{"id":3,"publish":{{"channel":"{LIVE}","data":"{data}"}}}}"#);
+        let frame = wire::client_frame(publish.as_bytes());
+        for n in 1..=count {
+            client.say(&frame).await?;
+            poll_once(&mut session).await?;
+            if n % READ_EVERY == 0 || n == count {
+                client.read()?;
+            }
+        }
+        ensure!(client.heard >= count as usize * DATA, "it has heard {} bytes of {count} messages", client.heard);
         Ok(())
     })
 }

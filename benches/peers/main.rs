@@ -30,6 +30,8 @@ const BEARABLE: f64 = 100.0;
 const BURSTS: [(usize, usize); 5] = [(64, 2), (16, 2), (4, 2), (1, 2), (1, 1)];
 /// Connections that Socket.IO gets before any is measured: V8 compiles what is hot.
 const COLD: usize = 2000;
+/// The share of one processor that others may use while a load runs, without a word.
+const QUIET: f64 = 0.1;
 /// Between two loads, for what the one before has left to the kernel.
 const REST: Duration = Duration::from_millis(300);
 
@@ -183,8 +185,16 @@ fn told(line: &Value) -> String {
     let figure = |name: &str, unit: &str| line[name].as_f64().map(|value| format!("{value:.2} {unit}"));
     let wrong = line["lost"].as_u64().unwrap_or(0) + line["doubled"].as_u64().unwrap_or(0);
     let wrong = (wrong > 0).then(|| format!("{wrong} LOST OR DOUBLED"));
-    let parts =
-        [figure("us", "us"), figure("per_second", "a second"), figure("p99", "ms"), figure("kib", "KiB"), wrong];
+    let others = line["others"].as_f64().filter(|share| *share > QUIET);
+    let others = others.map(|share| format!("OTHERS USED {:.0} % OF A PROCESSOR", 100.0 * share));
+    let parts = [
+        figure("us", "us"),
+        figure("per_second", "a second"),
+        figure("p99", "ms"),
+        figure("kib", "KiB"),
+        wrong,
+        others,
+    ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
@@ -239,6 +249,7 @@ fn figures(run: &Run) -> Value {
         "kind": "figures",
         "us": each(run.used.cpu()),
         "redis_us": each(run.used.redis),
+        "hook_us": each(run.used.hook),
         "server_us": run.used.servers.iter().map(|server| each(*server)).collect::<Vec<_>>(),
         "redis_bytes": (run.used.traffic.input + run.used.traffic.output) as f64 / run.messages as f64,
         "per_second": arrived as f64 / run.took.as_secs_f64(),
@@ -251,6 +262,7 @@ fn figures(run: &Run) -> Value {
         "lost": run.wrong.lost,
         "doubled": run.wrong.doubled,
         "pace": run.pace,
+        "others": run.used.others,
     })
 }
 
@@ -262,8 +274,14 @@ fn opened_lines(opened: &Opened) -> Vec<Value> {
         line
     };
     vec![
-        line("upgrade", json!({ "us": us(opened.upgrade), "per_second": opened.upgrades_per_second })),
-        line("connect", json!({ "us": us(opened.connect), "per_second": opened.connects_per_second })),
+        line(
+            "upgrade",
+            json!({ "us": us(opened.upgrade), "per_second": opened.upgrades_per_second, "others": opened.others }),
+        ),
+        line(
+            "connect",
+            json!({ "us": us(opened.connect), "per_second": opened.connects_per_second, "others": opened.others }),
+        ),
         line("idle", json!({ "kib": opened.resident / 1024.0 })),
     ]
 }
@@ -298,7 +316,8 @@ fn versions() -> Value {
         "socket.io": package("socket.io"),
         "@socket.io/redis-adapter": package("@socket.io/redis-adapter"),
         "@socket.io/redis-streams-adapter": package("@socket.io/redis-streams-adapter"),
-        "node": said("node".into()),
+        "bufferutil": package("bufferutil"),
+        "node": program(Kind::SocketIo).and_then(said),
         "socketioxide": locked("socketioxide"),
         "axum": locked("axum"),
         "tokio": locked("tokio"),

@@ -1,7 +1,7 @@
 //! All servers of one contestant, their Redis and what they ask.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use super::contestant::{Contestant, Kind, With};
 use super::redis::{Redis, Traffic};
 use super::server::{Others, Server};
 use crate::support::gateway::free_addr;
-use crate::support::process::{Cpu, Process};
+use crate::support::process::{self, Cpu, Process};
 
 pub(crate) struct Site {
     pub(crate) contestant: Contestant,
@@ -19,20 +19,32 @@ pub(crate) struct Site {
     routes: Vec<SocketAddr>,
 }
 
-/// CPU time of each process, Redis last.
-pub(crate) struct Clock(Vec<Cpu>);
+/// CPU time of each process, what was asked and Redis last.
+pub(crate) struct Clock {
+    at: Instant,
+    processes: Vec<Cpu>,
+    /// This process, which is the load.
+    own: Cpu,
+    /// As [`process::machine_idle`] says.
+    idle: (u32, Duration),
+}
 
 /// What a site has used in a while.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Used {
     pub(crate) servers: Vec<Duration>,
+    /// What the servers ask of others.
+    pub(crate) hook: Duration,
     pub(crate) redis: Duration,
     pub(crate) traffic: Traffic,
+    /// What nobody of us has used, as a share of one processor. Of a machine
+    /// that does nothing else it is some hundredths, the kernel's own.
+    pub(crate) others: f64,
 }
 
 impl Used {
     pub(crate) fn cpu(&self) -> Duration {
-        self.servers.iter().sum::<Duration>() + self.redis
+        self.servers.iter().sum::<Duration>() + self.hook + self.redis
     }
 }
 
@@ -71,18 +83,29 @@ impl Site {
 
     pub(crate) async fn end(&mut self, begun: &Clock) -> Result<Used> {
         let now = self.clock()?;
-        let mut servers: Vec<_> = now.0.iter().zip(&begun.0).map(|(now, begun)| now.since(begun)).collect();
+        let used = now.processes.iter().zip(&begun.processes).map(|(now, begun)| now.since(begun));
+        let mut servers: Vec<_> = used.collect();
+        let known = servers.iter().sum::<Duration>() + now.own.since(&begun.own);
+        let took = now.at.duration_since(begun.at);
+        let busy = (took * now.idle.0).saturating_sub(now.idle.1.saturating_sub(begun.idle.1));
+        let others = busy.saturating_sub(known).as_secs_f64() / took.as_secs_f64();
         let (redis, traffic) = match &mut self.redis {
             Some(redis) => (servers.pop().unwrap_or_default(), redis.traffic().await?),
             None => (Duration::ZERO, Traffic::default()),
         };
-        Ok(Used { servers, redis, traffic })
+        let hook = self.hook.as_ref().and_then(|_| servers.pop()).unwrap_or_default();
+        Ok(Used { servers, hook, redis, traffic, others })
     }
 
     fn clock(&self) -> Result<Clock> {
         let servers = self.servers.iter().chain(&self.hook).map(|server| &server.process);
         let processes = servers.chain(self.redis.as_ref().map(|redis| &redis.process));
-        Ok(Clock(processes.map(Process::cpu).collect::<Result<_>>()?))
+        Ok(Clock {
+            at: Instant::now(),
+            processes: processes.map(Process::cpu).collect::<Result<_>>()?,
+            own: process::own_cpu()?,
+            idle: process::machine_idle()?,
+        })
     }
 
     /// Resident memory of all servers, bytes.

@@ -53,6 +53,13 @@ pub(crate) fn body(text: &str) -> Payload {
     Payload::Text(body + "\"}")
 }
 
+pub(crate) fn publish(plugin: &Plugin, payload: &Payload) {
+    match plugin.publish(CALLER, message(payload)) {
+        Ok(Ok(())) => {}
+        other => stop(&other),
+    }
+}
+
 pub(crate) fn transform(plugin: &Plugin, payload: &Payload) {
     match plugin.transform(CALLER, message(payload)) {
         Ok(Verdict::Pass | Verdict::Replace(_)) => {}

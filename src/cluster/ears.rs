@@ -20,7 +20,7 @@ use super::{
     backoff::Backoff,
     envelope::{self, Body, Frame, Unread},
     interest::{Held, Interest, Of, Topic},
-    link::{self, Link, OnPush, Wiring},
+    link::{self, Link, OnMessage, OnPush, Wiring},
     metrics::ClusterMetrics,
 };
 use crate::id::BootId;
@@ -150,15 +150,20 @@ impl Ears {
             let lost = CancellationToken::new();
             *cluster.hearing.lock() = lost.clone();
             let on_push: OnPush = {
-                let (ears, receiver, on_end) = (Arc::clone(&self), Arc::clone(&receiver), link::tell_end(&lost));
+                let (ears, on_end) = (Arc::clone(&self), link::tell_end(&lost));
                 Arc::new(move |push| match push.kind {
                     PushKind::Disconnection => on_end(push),
                     PushKind::SUnsubscribe => ears.on_unsubscribed(&push),
-                    _ => ears.on_push(push, &*receiver),
+                    _ => {}
                 })
             };
+            let on_message: OnMessage = {
+                let (ears, receiver) = (Arc::clone(&self), Arc::clone(&receiver));
+                Arc::new(move |topic, bytes| ears.on_message(topic, bytes, &*receiver))
+            };
+            let connecting = wiring.connect_to_subscribe(on_push, on_message);
             let end = tokio::select! {
-                end = self.hear(&wiring, &cluster, &on_push, &*receiver, &probe, &mut backoff) => end,
+                end = self.hear(connecting, &cluster, &*receiver, &probe, &mut backoff) => end,
                 () = lost.cancelled() => std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into(),
                 () = stop.cancelled() => return,
             };
@@ -176,14 +181,13 @@ impl Ears {
     /// One connection's life; returns why it ended.
     async fn hear(
         &self,
-        wiring: &Wiring,
+        connecting: impl Future<Output = Result<Link, RedisError>>,
         cluster: &Cluster,
-        on_push: &OnPush,
         receiver: &dyn Receiver,
         probe: &(impl Fn(u64) + Send + Sync),
         backoff: &mut Backoff,
     ) -> RedisError {
-        let link = match wiring.connect("subscribe", Some(Arc::clone(on_push))).await {
+        let link = match connecting.await {
             Ok(link) => link,
             Err(error) => return error,
         };
@@ -325,17 +329,10 @@ impl Ears {
         }
     }
 
-    fn on_push(&self, push: PushInfo, receiver: &dyn Receiver) {
-        if !matches!(push.kind, PushKind::Message | PushKind::SMessage) {
-            return;
-        }
-        let mut parts = push.data.into_iter();
-        let (Some(Value::BulkString(topic)), Some(Value::BulkString(bytes))) = (parts.next(), parts.next()) else {
-            return self.metrics.dropped("garbled");
-        };
+    fn on_message(&self, topic: &[u8], bytes: &[u8], receiver: &dyn Receiver) {
         self.metrics.received.inc();
         self.metrics.received_bytes.inc_by(bytes.len() as u64);
-        let (frame, position) = match envelope::decode(&bytes) {
+        let (frame, position) = match envelope::decode(bytes) {
             Ok(read) => read,
             Err(Unread::Version) => return self.metrics.dropped("version"),
             Err(Unread::Garbled) => return self.metrics.dropped("garbled"),
@@ -349,7 +346,7 @@ impl Ears {
             && publication.n > 0
             && origin != self.me
         {
-            let topic = std::str::from_utf8(&topic).unwrap_or_default();
+            let topic = std::str::from_utf8(topic).unwrap_or_default();
             match self.interest.lock().count(topic, origin, publication.stream, publication.n) {
                 Some(missing) => drop(self.metrics.missed.inc_by(missing)),
                 // A connection that was given up may still have carried it.

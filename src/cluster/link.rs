@@ -15,11 +15,14 @@ use redis::{
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    script,
+    hearing, script,
     socket::{self, Socket},
 };
 use crate::config::{RedisConfig, RedisMode};
@@ -39,6 +42,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// Takes what the server says unasked, on the connection's own task: it must
 /// not wait.
 pub(super) type OnPush = Arc<dyn Fn(PushInfo) + Send + Sync>;
+
+/// Takes a message of a channel: the channel and the bytes. As for [`OnPush`].
+pub(super) type OnMessage = Arc<dyn Fn(&[u8], &[u8]) + Send + Sync>;
 
 /// Cancels a token when its connection has ended.
 pub(super) fn tell_end(lost: &CancellationToken) -> OnPush {
@@ -129,29 +135,62 @@ impl Wiring {
     /// to that directly.
     pub(super) async fn connect_to_publish(&self, on_push: OnPush) -> RedisResult<(Link, Option<Arc<Socket>>)> {
         let (mut link, socket) = in_time(self.patience(), async {
-            let info = match &self.config.mode {
-                RedisMode::Cluster => None,
-                RedisMode::Standalone => Some(self.info(&self.config.nodes[0])?),
-                RedisMode::Sentinel(master) => {
-                    Some(self.sentinel(master)?.async_get_client().await?.get_connection_info().clone())
+            match self.reach().await? {
+                Some((stream, info)) => {
+                    let (socket, lent) = socket::lend(stream);
+                    Ok((self.over(lent, &info, on_push).await?, Some(socket)))
                 }
-            };
-            let Some((ConnectionAddr::Tcp(host, port), info)) = info.map(|info| (info.addr().clone(), info)) else {
-                return Ok((self.connect_any(Some(on_push)).await?, None));
-            };
-            let stream = TcpStream::connect((host.as_str(), port)).await?;
-            stream.set_nodelay(true)?;
-            let (socket, lent) = socket::lend(stream);
-            let options = self.options(Some(on_push));
-            let (connection, driver) =
-                MultiplexedConnection::new_with_config(info.redis_settings(), lent, options).await?;
-            #[expect(clippy::disallowed_methods, reason = "as the library does: it ends with its connection")]
-            let _driver = tokio::spawn(driver);
-            Ok((Link::Single(connection), Some(socket)))
+                None => Ok((self.connect_any(Some(on_push)).await?, None)),
+            }
         })
         .await?;
         self.present(&mut link, "publish").await;
         Ok((link, socket))
+    }
+
+    /// A new connection for subscribing. Messages go to `on_message`, and all
+    /// else that is said unasked to `on_push`.
+    pub(super) async fn connect_to_subscribe(&self, on_push: OnPush, on_message: OnMessage) -> RedisResult<Link> {
+        let mut link = in_time(self.patience(), async {
+            match self.reach().await? {
+                Some((stream, info)) => self.over(hearing::lend(stream, on_message), &info, on_push).await,
+                None => self.connect_any(Some(divided(on_push, on_message))).await,
+            }
+        })
+        .await?;
+        self.present(&mut link, "subscribe").await;
+        Ok(link)
+    }
+
+    /// A socket of our own to the one server there is. None: there are several,
+    /// or it is reached by other means, which are the library's.
+    async fn reach(&self) -> RedisResult<Option<(TcpStream, ConnectionInfo)>> {
+        let info = match &self.config.mode {
+            RedisMode::Cluster => return Ok(None),
+            RedisMode::Standalone => self.info(&self.config.nodes[0])?,
+            RedisMode::Sentinel(master) => {
+                self.sentinel(master)?.async_get_client().await?.get_connection_info().clone()
+            }
+        };
+        let ConnectionAddr::Tcp(host, port) = info.addr() else { return Ok(None) };
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Some((stream, info)))
+    }
+
+    /// Opens a session over a socket of our own.
+    async fn over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        info: &ConnectionInfo,
+        on_push: OnPush,
+    ) -> RedisResult<Link> {
+        let options = self.options(Some(on_push));
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(info.redis_settings(), stream, options).await?;
+        #[expect(clippy::disallowed_methods, reason = "as the library does: it ends with its connection")]
+        let _driver = tokio::spawn(driver);
+        Ok(Link::Single(connection))
     }
 
     /// In a cluster, nodes that do not answer are waited for twice, and then
@@ -268,6 +307,16 @@ fn of_many() -> TcpSettings {
     return prompt().set_user_timeout(UNACKNOWLEDGED);
     #[cfg(not(target_os = "linux"))]
     prompt()
+}
+
+/// Takes messages out of what the library has read.
+fn divided(on_push: OnPush, on_message: OnMessage) -> OnPush {
+    Arc::new(move |push| match (&push.kind, push.data.as_slice()) {
+        (PushKind::Message | PushKind::SMessage, [Value::BulkString(topic), Value::BulkString(bytes)]) => {
+            on_message(topic, bytes);
+        }
+        _ => on_push(push),
+    })
 }
 
 fn pushes(on_push: OnPush) -> impl Fn(PushInfo) -> Result<(), redis::aio::SendError> + Send + Sync + 'static {

@@ -292,7 +292,7 @@ pub(crate) struct WireInfo<'a> {
 impl<'a> From<&'a MemberInfo> for WireInfo<'a> {
     fn from(member: &'a MemberInfo) -> Self {
         // Both were checked to be JSON when they came in.
-        let raw = |text: &'a str| serde_json::from_str(text).ok();
+        let raw = |text: &'a str| (!text.is_empty()).then(|| serde_json::from_str(text).ok()).flatten();
         Self {
             client: &member.connection,
             user: &member.user,
@@ -311,7 +311,9 @@ fn json(buffer: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
 /// Appends a JSON text as it is, without the line breaks that would end the
 /// command in a frame of several. In JSON they are only ever blanks.
 fn raw_json(buffer: &mut Vec<u8>, text: &str) {
-    if text.bytes().any(|byte| matches!(byte, b'\n' | b'\r')) {
+    let breaks = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    // Without a way out of each piece, it is looked at in a few instructions.
+    if text.as_bytes().chunks(256).any(|bytes| bytes.iter().fold(false, |found, byte| found | breaks(byte))) {
         buffer.extend(text.bytes().filter(|byte| !matches!(byte, b'\n' | b'\r')));
     } else {
         buffer.extend_from_slice(text.as_bytes());
@@ -323,8 +325,21 @@ fn body(buffer: &mut Vec<u8>, payload: PayloadRef<'_>) {
     raw_json(buffer, &payload.to_json());
 }
 
+/// Appends what [`WireInfo`] is, without a look at JSON that is passed on.
 fn info(buffer: &mut Vec<u8>, member: &MemberInfo) {
-    json(buffer, &WireInfo::from(member));
+    buffer.extend_from_slice(br#"{"client":"#);
+    json(buffer, &*member.connection);
+    buffer.extend_from_slice(br#","user":"#);
+    json(buffer, &*member.user);
+    // Both were checked to be JSON when they came in.
+    let infos: [(&[u8], _); 2] = [(br#","conn_info":"#, &member.info), (br#","chan_info":"#, &member.room_info)];
+    for (name, text) in infos {
+        if !text.is_empty() {
+            buffer.extend_from_slice(name);
+            raw_json(buffer, text);
+        }
+    }
+    buffer.push(b'}');
 }
 
 /// Appends a refusal.
@@ -336,7 +351,9 @@ pub(super) fn write_refusal(buffer: &mut Vec<u8>, id: u32, refusal: &Refusal) {
 
 /// Appends a reply.
 pub(super) fn write_reply(buffer: &mut Vec<u8>, id: u32, reply: &Reply<'_>) {
-    let _infallible = write!(buffer, r#"{{"id":{id},"#);
+    buffer.extend_from_slice(br#"{"id":"#);
+    json(buffer, &id);
+    buffer.push(b',');
     encode_result(buffer, reply);
     buffer.push(b'}');
 }
@@ -511,14 +528,17 @@ fn encode_publication(buffer: &mut Vec<u8>, publication: &Publication<'_>, form:
         buffer.push(b'}');
     }
     if offset > 0 {
-        let _infallible = write!(buffer, r#","offset":{offset}"#);
+        buffer.extend_from_slice(br#","offset":"#);
+        json(buffer, &offset);
     }
 }
 
 fn open(buffer: &mut Vec<u8>, room: &str, kind: &str) {
     buffer.extend_from_slice(br#"{"push":{"channel":"#);
     json(buffer, room);
-    let _infallible = write!(buffer, r#","{kind}":{{"#);
+    for part in [",\"", kind, "\":{"] {
+        buffer.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// Appends the push of a message.

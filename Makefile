@@ -60,7 +60,7 @@ bench: setup plugins
 	echo "== bench"
 	$(CARGO) bench --bench codecs --bench fanout --bench idle --bench hooks --bench languages --bench reload --bench traffic
 
-## make bench-peers   the gateway beside its peers, into docs/benchmarks.md (an hour; ROUNDS=1 a third of it)
+## make bench-peers   the gateway beside its peers, into docs/benchmarks.md (an hour and a half; ROUNDS=1 a third of it)
 bench-peers: setup plugins
 	benches/peers/setup
 	echo "== the gateway beside its peers"

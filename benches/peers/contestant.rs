@@ -94,7 +94,7 @@ impl Contestant {
             Kind::Write | Kind::Raw | Kind::Axum | Kind::Socketioxide => root.join("target/peers/release/peers"),
             Kind::Centrifugo => root.join("target/peers/bin/centrifugo"),
             Kind::Nats => root.join("target/peers/bin/nats-server"),
-            // Of a version that is pinned as those of its packages are.
+            // Of a version that its packages' list names, and not the machine's.
             Kind::SocketIo => socketio().join("node_modules/.bin/node"),
         }
     }

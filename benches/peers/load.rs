@@ -71,8 +71,8 @@ pub(crate) struct Opened {
     pub(crate) connects_per_second: f64,
     /// Growth of resident memory, bytes.
     pub(crate) resident: f64,
-    /// As in [`Used`]; the worse of the two.
-    pub(crate) others: f64,
+    /// As in [`Used`], while they were upgraded and while they said hello.
+    pub(crate) others: [f64; 2],
 }
 
 impl Load {
@@ -261,6 +261,6 @@ pub(crate) async fn storm(site: &mut Site, first: usize, count: usize) -> Result
         upgrades_per_second: count as f64 / upgraded.as_secs_f64(),
         connects_per_second: count as f64 / (upgraded + greeted).as_secs_f64(),
         resident: (site.resident()? as f64 - resident as f64) / count as f64,
-        others: upgrade.others.max(hello.others),
+        others: [upgrade.others, hello.others],
     })
 }

@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The worst a saturated load may make 99 of 100 deliveries wait, milliseconds.
 const BEARABLE: f64 = 100.0;
 /// Bursts of saturated loads, and how many of them are under way.
-const BURSTS: [(usize, usize); 5] = [(64, 2), (16, 2), (4, 2), (1, 2), (1, 1)];
+const BURSTS: [(usize, usize); 6] = [(64, 2), (32, 2), (16, 2), (4, 2), (1, 2), (1, 1)];
 /// Connections that Socket.IO gets before any is measured: V8 compiles what is hot.
 const COLD: usize = 2000;
 /// The share of one processor that others may use while a load runs, without a word.
@@ -276,11 +276,11 @@ fn opened_lines(opened: &Opened) -> Vec<Value> {
     vec![
         line(
             "upgrade",
-            json!({ "us": us(opened.upgrade), "per_second": opened.upgrades_per_second, "others": opened.others }),
+            json!({ "us": us(opened.upgrade), "per_second": opened.upgrades_per_second, "others": opened.others[0] }),
         ),
         line(
             "connect",
-            json!({ "us": us(opened.connect), "per_second": opened.connects_per_second, "others": opened.others }),
+            json!({ "us": us(opened.connect), "per_second": opened.connects_per_second, "others": opened.others[1] }),
         ),
         line("idle", json!({ "kib": opened.resident / 1024.0 })),
     ]

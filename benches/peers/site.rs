@@ -19,6 +19,9 @@ pub(crate) struct Site {
     routes: Vec<SocketAddr>,
 }
 
+/// The least time of which it is told what others have used.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
+
 /// CPU time of each process, what was asked and Redis last.
 pub(crate) struct Clock {
     at: Instant,
@@ -37,8 +40,9 @@ pub(crate) struct Used {
     pub(crate) hook: Duration,
     pub(crate) redis: Duration,
     pub(crate) traffic: Traffic,
-    /// What nobody of us has used, as a share of one processor. Of a machine
-    /// that does nothing else it is some hundredths, the kernel's own.
+    /// What none of our processes has used, as a share of one processor: of a
+    /// machine that does nothing else some hundredths, the kernel's own. 0 for
+    /// less than a second, since the kernel tells hundredths of one.
     pub(crate) others: f64,
 }
 
@@ -88,7 +92,7 @@ impl Site {
         let known = servers.iter().sum::<Duration>() + now.own.since(&begun.own);
         let took = now.at.duration_since(begun.at);
         let busy = (took * now.idle.0).saturating_sub(now.idle.1.saturating_sub(begun.idle.1));
-        let others = busy.saturating_sub(known).as_secs_f64() / took.as_secs_f64();
+        let others = if took < LONG_ENOUGH { 0.0 } else { busy.saturating_sub(known).div_duration_f64(took) };
         let (redis, traffic) = match &mut self.redis {
             Some(redis) => (servers.pop().unwrap_or_default(), redis.traffic().await?),
             None => (Duration::ZERO, Traffic::default()),

@@ -154,6 +154,7 @@ impl Ears {
                 Arc::new(move |push| match push.kind {
                     PushKind::Disconnection => on_end(push),
                     PushKind::SUnsubscribe => ears.on_unsubscribed(&push),
+                    PushKind::Message | PushKind::SMessage => ears.metrics.dropped("garbled"),
                     _ => {}
                 })
             };

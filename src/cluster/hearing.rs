@@ -23,6 +23,9 @@ use super::link::OnMessage;
 /// How a message begins. Its channel and its body follow, a text each.
 const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n";
 
+/// What values of the protocol begin with.
+const KINDS: &[u8] = b"+-:_,#($!=*~>%|";
+
 /// Bytes of the buffer, at first and when nothing waits.
 const BUFFER: usize = 16 << 10;
 
@@ -185,6 +188,10 @@ fn text(bytes: &[u8]) -> Read<'_, &[u8]> {
 
 /// The bytes of the value in front, with all that is in it.
 fn length(bytes: &[u8]) -> Result<usize, Unread> {
+    // What is not Redis may never end a line.
+    if bytes.first().is_some_and(|kind| !KINDS.contains(kind)) {
+        return Err(Unread::Other);
+    }
     let (mut rest, mut values) = (bytes, 1_usize);
     while values > 0 {
         let ((kind, digits), behind) = line(rest)?;
@@ -365,6 +372,7 @@ mod tests {
     async fn what_cannot_be_read_is_the_librarys_to_complain_of() {
         for bytes in [
             "nonsense\r\n",
+            "without an end",
             ">3\r\n$7\r\nmessage\r\n:5\r\n+x\r\n",
             ">3\r\n$7\r\nmessage\r\n$-1\r\n$0\r\n\r\n",
             "*x\r\n",

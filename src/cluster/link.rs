@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use futures_util::future::select_ok;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion,
     PushInfo, PushKind, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
@@ -17,7 +18,7 @@ use redis::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -135,13 +136,14 @@ impl Wiring {
     /// to that directly.
     pub(super) async fn connect_to_publish(&self, on_push: OnPush) -> RedisResult<(Link, Option<Arc<Socket>>)> {
         let (mut link, socket) = in_time(self.patience(), async {
-            match self.reach().await? {
-                Some((stream, info)) => {
-                    let (socket, lent) = socket::lend(stream);
-                    Ok((self.over(lent, &info, on_push).await?, Some(socket)))
-                }
-                None => Ok((self.connect_any(Some(on_push)).await?, None)),
-            }
+            let Some((info, at)) = self.single().await? else {
+                return Ok((self.connect_any(Some(on_push)).await?, None));
+            };
+            in_time(CONNECT_TIMEOUT, async {
+                let (socket, lent) = socket::lend(dial(at).await?);
+                Ok((self.over(lent, &info, on_push).await?, Some(socket)))
+            })
+            .await
         })
         .await?;
         self.present(&mut link, "publish").await;
@@ -151,31 +153,35 @@ impl Wiring {
     /// A new connection for subscribing. Messages go to `on_message`, and all
     /// else that is said unasked to `on_push`.
     pub(super) async fn connect_to_subscribe(&self, on_push: OnPush, on_message: OnMessage) -> RedisResult<Link> {
+        // Also of a single server: it may word one in another way than Redis does.
+        let on_push = divided(on_push, Arc::clone(&on_message));
         let mut link = in_time(self.patience(), async {
-            match self.reach().await? {
-                Some((stream, info)) => self.over(hearing::lend(stream, on_message), &info, on_push).await,
-                None => self.connect_any(Some(divided(on_push, on_message))).await,
-            }
+            let Some((info, at)) = self.single().await? else { return self.connect_any(Some(on_push)).await };
+            in_time(CONNECT_TIMEOUT, async {
+                self.over(hearing::lend(dial(at).await?, on_message), &info, on_push).await
+            })
+            .await
         })
         .await?;
         self.present(&mut link, "subscribe").await;
         Ok(link)
     }
 
-    /// A socket of our own to the one server there is. None: there are several,
-    /// or it is reached by other means, which are the library's.
-    async fn reach(&self) -> RedisResult<Option<(TcpStream, ConnectionInfo)>> {
-        let info = match &self.config.mode {
+    /// The one server there is, and its host and port. None: there are several,
+    /// or it is reached by other means than plain TCP, which are the library's.
+    async fn single(&self) -> RedisResult<Option<(ConnectionInfo, (String, u16))>> {
+        let first = self.info(&self.config.nodes[0])?;
+        let ConnectionAddr::Tcp(host, port) = first.addr() else { return Ok(None) };
+        let at = (host.clone(), *port);
+        let master = match &self.config.mode {
             RedisMode::Cluster => return Ok(None),
-            RedisMode::Standalone => self.info(&self.config.nodes[0])?,
-            RedisMode::Sentinel(master) => {
-                self.sentinel(master)?.async_get_client().await?.get_connection_info().clone()
-            }
+            RedisMode::Standalone => return Ok(Some((first, at))),
+            RedisMode::Sentinel(master) => master,
         };
+        let info = self.sentinel(master)?.async_get_client().await?.get_connection_info().clone();
         let ConnectionAddr::Tcp(host, port) = info.addr() else { return Ok(None) };
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(Some((stream, info)))
+        let at = (host.clone(), *port);
+        Ok(Some((info, at)))
     }
 
     /// Opens a session over a socket of our own.
@@ -286,6 +292,18 @@ impl Wiring {
         }
         builder.build()
     }
+}
+
+/// A socket of our own to the first of a host's addresses that answers.
+async fn dial(at: (String, u16)) -> RedisResult<TcpStream> {
+    let addresses = lookup_host(at).await?;
+    let attempts: Vec<_> = addresses.map(|address| Box::pin(TcpStream::connect(address))).collect();
+    if attempts.is_empty() {
+        return Err(std::io::Error::from(std::io::ErrorKind::NotFound).into());
+    }
+    let (stream, _slower) = select_ok(attempts).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// No connection is waited for longer than this.

@@ -331,7 +331,7 @@ fn info(buffer: &mut Vec<u8>, member: &MemberInfo) {
     json(buffer, &*member.connection);
     buffer.extend_from_slice(br#","user":"#);
     json(buffer, &*member.user);
-    // Both were checked to be JSON when they came in.
+    // Both were checked to be JSON where they came in, on whichever instance.
     let infos: [(&[u8], _); 2] = [(br#","conn_info":"#, &member.info), (br#","chan_info":"#, &member.room_info)];
     for (name, text) in infos {
         if !text.is_empty() {

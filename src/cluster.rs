@@ -44,16 +44,18 @@ mod script;
 mod simulation;
 mod socket;
 mod store;
+mod wiring;
 
 use self::{
     backoff::Backoff,
     ears::Ears,
     envelope::{Body, Changes, Frame, Member},
     keys::Keys,
-    link::{Link, Wiring},
+    link::Link,
     pipeline::Pipeline,
     publisher::Publisher,
     reader::Reader,
+    wiring::Wiring,
 };
 pub use self::{
     ears::Hold,
@@ -516,7 +518,7 @@ async fn keep_writing(
     let mut former = None;
     while !stop.is_cancelled() {
         let lost = CancellationToken::new();
-        match cluster.wiring.connect("write", Some(link::tell_end(&lost))).await {
+        match cluster.wiring.connect("write", Some(wiring::tell_end(&lost))).await {
             Ok(mut link) => {
                 let since = Instant::now();
                 let written = async {
@@ -542,7 +544,7 @@ async fn keep_publishing(cluster: Arc<Cluster>, stop: CancellationToken) {
     let mut former = None;
     while !stop.is_cancelled() {
         let lost = CancellationToken::new();
-        match cluster.wiring.connect_to_publish(link::tell_end(&lost)).await {
+        match cluster.wiring.connect_to_publish(wiring::tell_end(&lost)).await {
             Ok((mut link, socket)) => {
                 let since = Instant::now();
                 let published = async {

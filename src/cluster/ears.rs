@@ -20,8 +20,9 @@ use super::{
     backoff::Backoff,
     envelope::{self, Body, Frame, Unread},
     interest::{Held, Interest, Of, Topic},
-    link::{self, Link, OnMessage, OnPush, Wiring},
+    link::Link,
     metrics::ClusterMetrics,
+    wiring::{self, OnMessage, OnPush, Wiring},
 };
 use crate::id::BootId;
 
@@ -150,7 +151,7 @@ impl Ears {
             let lost = CancellationToken::new();
             *cluster.hearing.lock() = lost.clone();
             let on_push: OnPush = {
-                let (ears, on_end) = (Arc::clone(&self), link::tell_end(&lost));
+                let (ears, on_end) = (Arc::clone(&self), wiring::tell_end(&lost));
                 Arc::new(move |push| match push.kind {
                     PushKind::Disconnection => on_end(push),
                     PushKind::SUnsubscribe => ears.on_unsubscribed(&push),

@@ -18,7 +18,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::link::OnMessage;
+use super::wiring::OnMessage;
 
 /// How a message begins. Its channel and its body follow, a text each.
 const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n";

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     BusError,
     backoff::spread,
-    link::{self, Link, Wiring},
+    link::Link,
     pipeline::classify,
     script,
+    wiring::{self, Wiring},
 };
 
 /// After a failed attempt to connect, others fail at once for up to this long.
@@ -67,7 +68,7 @@ impl Reader {
             return Err(std::io::Error::from(std::io::ErrorKind::NotConnected).into());
         }
         let lost = CancellationToken::new();
-        match self.wiring.connect("read", Some(link::tell_end(&lost))).await {
+        match self.wiring.connect("read", Some(wiring::tell_end(&lost))).await {
             Ok(link) => {
                 attempts.n += 1;
                 attempts.not_before = None;

@@ -95,8 +95,7 @@ soak: setup plugins
 	cp target/release/wayleave target/soak/wayleave
 	finish() { $(PYTHON) tests/soak/plot target/soak/samples.jsonl target/soak/soak.svg; }
 	trap finish EXIT
-	# One arena, since each keeps what it once held: many hide what a program does not give back.
-	env SECONDS=$(SECONDS) RATE=$(RATE) MALLOC_ARENA_MAX=1 GATEWAY=$(CURDIR)/target/soak/wayleave \
+	env SECONDS=$(SECONDS) RATE=$(RATE) GATEWAY=$(CURDIR)/target/soak/wayleave \
 		$(CARGO) test --quiet --test it -- --ignored --exact faults::soak::soak --nocapture
 
 setup:

@@ -28,6 +28,8 @@ pub(super) fn main(file: &Path) -> ExitCode {
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     raise_file_limit();
+    #[cfg(target_os = "linux")]
+    refuse_huge_pages();
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
@@ -101,5 +103,19 @@ fn raise_file_limit() {
     };
     if !raised {
         tracing::warn!("the limit of open files could not be raised; connections are bounded by `ulimit -n`");
+    }
+}
+
+/// The allocator asks for pages of 2 MiB where they are to be had, and then all of one
+/// is resident as soon as a byte of it is used: a buffer of 64 KiB that a client has
+/// room for and does not fill would cost 64 KiB, and the kernel would clear it all.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "one libc call on numbers; std has no such call")]
+fn refuse_huge_pages() {
+    const ON: libc::c_ulong = 1;
+    const NONE: libc::c_ulong = 0;
+    // SAFETY: this call takes no pointer, and all of its five arguments are given.
+    if unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, ON, NONE, NONE, NONE) } != 0 {
+        tracing::debug!("the kernel goes on with huge pages");
     }
 }

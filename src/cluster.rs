@@ -291,10 +291,13 @@ impl Cluster {
         Some(known.unwrap_or_else(|| "Redis does not answer yet".to_owned()))
     }
 
-    /// True if all instances have had the time to register with this Redis.
+    /// True if all instances have had the time to register with this Redis:
+    /// each may wait before it tries to reach it again, and then has the time
+    /// in which it must show that it lives.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.renewed.lock().is_none_or(|at| at.elapsed() > self.config.ttl)
+        let time = backoff::LONGEST + self.config.ttl;
+        self.renewed.lock().is_none_or(|at| at.elapsed() > time)
     }
 
     /// True if that was so all the time.

@@ -6,7 +6,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(50);
 
 /// No wait is longer.
-const LONGEST: Duration = Duration::from_secs(2);
+pub(super) const LONGEST: Duration = Duration::from_secs(2);
 
 /// Full jitter: each wait is anything up to a bound that doubles. Many
 /// instances that lost the same Redis come back spread out.

@@ -73,6 +73,10 @@ use crate::{
     room::Position,
 };
 
+/// How long an instance that reaches Redis again may need until all that it
+/// holds is registered there.
+const REGISTER: Duration = Duration::from_secs(3);
+
 /// What the cluster tells the rest of the gateway. Nothing here may wait.
 pub trait Receiver: Send + Sync + 'static {
     /// A frame came, from another instance or from this one.
@@ -292,11 +296,12 @@ impl Cluster {
     }
 
     /// True if all instances have had the time to register with this Redis:
-    /// each may wait before it tries to reach it again, and then has the time
-    /// in which it must show that it lives.
+    /// each may wait before it tries to reach it again, and then it needs time
+    /// to connect and to tell what it holds. One that takes longer is told as
+    /// gone, and as back when it has.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        let time = backoff::LONGEST + self.config.ttl;
+        let time = backoff::LONGEST + self.config.ttl.max(REGISTER);
         self.renewed.lock().is_none_or(|at| at.elapsed() > time)
     }
 

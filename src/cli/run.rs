@@ -16,6 +16,9 @@ pub(super) fn main(file: &Path) -> ExitCode {
         Err(code) => return code,
     };
     super::start_log(&config.log);
+    // Only here: those that `dev` starts to build plugins would do without, too.
+    #[cfg(target_os = "linux")]
+    refuse_huge_pages();
     match runtime().and_then(|runtime| runtime.block_on(serve(config, file))) {
         Ok(code) => code,
         Err(error) => {
@@ -28,8 +31,6 @@ pub(super) fn main(file: &Path) -> ExitCode {
 
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     raise_file_limit();
-    #[cfg(target_os = "linux")]
-    refuse_huge_pages();
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
@@ -116,6 +117,6 @@ fn refuse_huge_pages() {
     const NONE: libc::c_ulong = 0;
     // SAFETY: this call takes no pointer, and all of its five arguments are given.
     if unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, ON, NONE, NONE, NONE) } != 0 {
-        tracing::debug!("the kernel goes on with huge pages");
+        tracing::warn!("huge pages could not be refused; a client may hold more memory than the limits say");
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{
     io::{self, Read, Write},
+    os::fd::{AsRawFd, BorrowedFd},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -135,16 +136,6 @@ fn read(tcp: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     short.map_or(read, Ok)
 }
 
-/// Writes without a look at what the runtime knows of the socket: that lies in
-/// memory that is cold by then, and nearly always says that it takes more.
-fn write(tcp: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match SockRef::from(tcp).send(bytes) {
-        // The runtime learns of it, and tells when it takes more again.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => tcp.try_write(bytes),
-        written => written,
-    }
-}
-
 impl Socket {
     fn tcp(&self) -> &TcpStream {
         match self {
@@ -164,40 +155,6 @@ impl Socket {
         }?;
         TRAFFIC.received(read);
         Ok(read)
-    }
-
-    /// Takes some of these bytes. Over TLS they may wait here still when this
-    /// returns: [`has_rest`](Self::has_rest).
-    ///
-    /// # Errors
-    /// `WouldBlock` if the kernel takes no more; else the socket has failed.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let written = match self {
-            Self::Plain(tcp) => write(tcp, bytes),
-            Self::Tls(tls) => tls.try_write(bytes),
-        }?;
-        TRAFFIC.sent(written);
-        Ok(written)
-    }
-
-    /// True if bytes that were taken wait for the kernel.
-    #[must_use]
-    pub fn has_rest(&self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => tls.session.lock().wants_write(),
-        }
-    }
-
-    /// Gives the kernel what waits here.
-    ///
-    /// # Errors
-    /// `WouldBlock` if something is left; else the socket has failed.
-    pub fn try_flush(&self) -> io::Result<()> {
-        match self {
-            Self::Plain(_) => Ok(()),
-            Self::Tls(tls) => tls.write_out(&mut tls.session.lock()),
-        }
     }
 
     /// Ready when [`try_read`](Self::try_read) has something to say.
@@ -235,6 +192,70 @@ impl Socket {
     /// If the socket has failed.
     pub async fn writable(&self) -> io::Result<()> {
         self.tcp().writable().await
+    }
+}
+
+/// What writes to a socket, with all at hand that a plain write needs. The
+/// socket itself, and what the runtime knows of it, lie in memory that is cold
+/// by then, and nearly always say that it takes more.
+#[derive(Debug)]
+pub struct Writer {
+    socket: Arc<Socket>,
+    /// Of a plain one.
+    plain: Option<BorrowedFd<'static>>,
+}
+
+impl Writer {
+    /// Keeps `socket` open as long as it lives.
+    #[must_use]
+    #[expect(unsafe_code, reason = "a number that is kept beside what it belongs to")]
+    pub fn new(socket: Arc<Socket>) -> Self {
+        let plain = match &*socket {
+            // SAFETY: it is open as long as `socket`, which lies beside it and is never replaced.
+            Socket::Plain(tcp) => Some(unsafe { BorrowedFd::borrow_raw(tcp.as_raw_fd()) }),
+            Socket::Tls(_) => None,
+        };
+        Self { socket, plain }
+    }
+
+    /// Takes some of these bytes. Over TLS they may wait here still when this
+    /// returns: [`has_rest`](Self::has_rest).
+    ///
+    /// # Errors
+    /// `WouldBlock` if the kernel takes no more; else the socket has failed.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match (&self.plain, &*self.socket) {
+            (Some(plain), socket) => match SockRef::from(plain).send(bytes) {
+                // The runtime learns of it, and tells when it takes more again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.tcp().try_write(bytes),
+                written => written,
+            },
+            (None, Socket::Plain(tcp)) => tcp.try_write(bytes),
+            (None, Socket::Tls(tls)) => tls.try_write(bytes),
+        }?;
+        TRAFFIC.sent(written);
+        Ok(written)
+    }
+
+    /// True if bytes that were taken wait for the kernel.
+    #[must_use]
+    pub fn has_rest(&self) -> bool {
+        self.tls().is_some_and(|tls| tls.session.lock().wants_write())
+    }
+
+    /// Gives the kernel what waits here.
+    ///
+    /// # Errors
+    /// `WouldBlock` if something is left; else the socket has failed.
+    pub fn try_flush(&self) -> io::Result<()> {
+        self.tls().map_or(Ok(()), |tls| tls.write_out(&mut tls.session.lock()))
+    }
+
+    fn tls(&self) -> Option<&TlsStream> {
+        match (&self.plain, &*self.socket) {
+            (None, Socket::Tls(tls)) => Some(tls),
+            _ => None,
+        }
     }
 }
 

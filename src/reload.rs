@@ -84,6 +84,8 @@ pub struct Reloader {
     before: parking_lot::Mutex<Option<Arc<Generation>>>,
     /// What is in force is older than what stands on disk, and meant so.
     is_rolled_back: AtomicBool,
+    /// How often that was wished.
+    rollbacks: watch::Sender<u64>,
 }
 
 impl Reloader {
@@ -110,6 +112,7 @@ impl Reloader {
             attempt: Mutex::default(),
             before: parking_lot::Mutex::default(),
             is_rolled_back: AtomicBool::new(false),
+            rollbacks: watch::Sender::new(0),
         }
     }
 
@@ -169,6 +172,19 @@ impl Reloader {
     /// right. `why` is for the log.
     pub async fn reload(&self, why: &'static str) -> Outcome {
         let _one_at_a_time = self.attempt.lock().await;
+        self.attempt(why).await
+    }
+
+    /// The same for files that were seen to change after so many rollbacks. With
+    /// another one since, they are what was rolled back: nothing is done.
+    async fn reload_seen(&self, rollbacks: u64) {
+        let _one_at_a_time = self.attempt.lock().await;
+        if *self.rollbacks.borrow() == rollbacks {
+            self.attempt("a file has changed").await;
+        }
+    }
+
+    async fn attempt(&self, why: &'static str) -> Outcome {
         let running = self.router.generation();
         let (file, host, before) = (self.file.clone(), Arc::clone(&self.host), Arc::clone(&running));
         // Compiling computes for seconds; the runtime's threads have sockets.
@@ -226,6 +242,7 @@ impl Reloader {
         };
         let number = self.put_in_force(before.again(&self.router.generation()));
         self.is_rolled_back.store(true, Ordering::Relaxed);
+        self.rollbacks.send_modify(|n| *n += 1);
         self.router.metrics.reloaded("rolled back");
         tracing::warn!(generation = number, as_before = before.number, why, "rolled back");
         Outcome::Replaced(number)

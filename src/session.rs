@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 mod bucket;
 pub mod echo;
 pub mod flusher;
+mod frames;
 mod heartbeat;
 pub mod outbox;
 pub mod reader;
@@ -58,7 +59,7 @@ pub fn run(
     let (outbox_max, message_size) = sizes(&router);
     let id = ConnectionId::random(router.boot);
     let socket = Arc::new(socket);
-    let outbox = Arc::new(Outbox::new(Arc::clone(&socket), outbox_max, id.shard(router.flusher.shards())));
+    let outbox = Arc::new(Outbox::new(Arc::clone(&socket), outbox_max, router.flusher.shard(id)));
     let takes = if encoding.is_protobuf() { Takes::Bytes } else { Takes::Texts };
     let mut wire = Wire::new(socket, Arc::clone(&outbox), message_size, takes);
     let first = wire.early(&early);
@@ -79,7 +80,7 @@ pub fn stream(
 ) -> (StreamBody, impl Future<Output = ()>) {
     let (outbox_max, _) = sizes(&router);
     let id = ConnectionId::random(router.boot);
-    let outbox = Arc::new(Outbox::taken(encoding, outbox_max, id.shard(router.flusher.shards())));
+    let outbox = Arc::new(Outbox::taken(encoding, outbox_max, router.flusher.shard(id)));
     let body = StreamBody(Arc::clone(&outbox));
     let (sender, incoming) = mpsc::channel(INCOMING);
     let run = async move {

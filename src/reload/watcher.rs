@@ -107,6 +107,8 @@ impl Watcher {
         // look finds a change, and at worst nothing to do. So it is with files
         // that a reload names anew.
         let mut seen = Look::new();
+        let mut rollbacks = reloader.rollbacks.subscribe();
+        let mut n_rollbacks = *rollbacks.borrow_and_update();
         loop {
             let files = files(&reloader);
             let folders = files.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
@@ -115,7 +117,14 @@ impl Watcher {
             tokio::select! {
                 () = self.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}
+                Ok(()) = rollbacks.changed() => {}
                 () = stop.cancelled() => return,
+            }
+            let n = *rollbacks.borrow_and_update();
+            if n != n_rollbacks {
+                // Whatever stands there by now is what was rolled back.
+                (n_rollbacks, seen) = (n, look(&files));
+                continue;
             }
             let now = look(&files);
             // After a rollback other files may count, which have not changed.
@@ -131,7 +140,7 @@ impl Watcher {
                 () = stop.cancelled() => return,
             }
             seen = look(&files);
-            reloader.reload("a file has changed").await;
+            reloader.reload_seen(n_rollbacks).await;
         }
     }
 }

@@ -6,7 +6,7 @@
 //! and after a time of deafness they are told the difference.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -36,6 +36,9 @@ const KNOWN_MAX: usize = 20_000;
 /// Members that are read at once.
 const PAGE: usize = 500;
 
+/// How long the message that somebody came may be under way.
+const LATE: Duration = Duration::from_secs(2);
+
 /// How long to wait before a comparison that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -53,6 +56,9 @@ struct Room {
     /// False: it is being read for the first time, and nothing was told of
     /// those who were there before.
     is_complete: bool,
+    /// Whom the first reading found, and until when somebody may still be told
+    /// of them: the message about the last who came can arrive behind it.
+    untold: Option<(Instant, HashSet<Box<str>>)>,
     /// What came while it is being read: it is newer than what is read.
     since: Option<HashMap<Box<str>, bool>>,
     /// The one comparison that is under way or about to be: with two at once,
@@ -89,8 +95,9 @@ impl Room {
         if let Some(since) = &mut self.since {
             since.insert(key.clone(), is_here);
         }
+        let was_told = !self.take_untold(&key);
         let was_here = if is_here {
-            self.members.insert(key, member.clone()).is_some()
+            self.members.insert(key, member.clone()).is_some() && was_told
         } else {
             self.members.remove(&key).is_some()
         };
@@ -99,6 +106,14 @@ impl Room {
         }
         // Before it was read, nobody knows who was there.
         was_here != is_here || (!self.is_complete && !is_here)
+    }
+
+    /// True once for each whom the first reading found a moment ago.
+    fn take_untold(&mut self, key: &str) -> bool {
+        if self.untold.as_ref().is_some_and(|(until, _)| *until < Instant::now()) {
+            self.untold = None;
+        }
+        self.untold.as_mut().is_some_and(|(_, keys)| keys.remove(key))
     }
 
     /// Begins a comparison; false: there is one, which will look once more.
@@ -141,15 +156,22 @@ impl Room {
                 news.push((member, false));
             }
         }
+        let is_first = !std::mem::replace(&mut self.is_complete, true);
+        let mut untold = HashSet::new();
         for (key, member) in read {
-            if !since.contains_key(&key) && !self.members.contains_key(&key) {
-                news.push((member.clone(), true));
-                self.members.insert(key, member);
+            if since.contains_key(&key) || self.members.contains_key(&key) {
+                continue;
             }
+            // Of who was there before, the members have asked for themselves, or do not care.
+            if is_first {
+                untold.insert(key.clone());
+            } else {
+                news.push((member.clone(), true));
+            }
+            self.members.insert(key, member);
         }
-        if !std::mem::replace(&mut self.is_complete, true) {
-            // The members have asked for themselves, or do not care.
-            news.clear();
+        if is_first {
+            self.untold = Some((Instant::now() + LATE, untold));
         }
         if self.members.len() > KNOWN_MAX {
             *self = Self { is_off: true, ..Self::default() };
@@ -321,10 +343,25 @@ mod tests {
         let (ann, bob) = (member("1", "ann"), member("2", "bob"));
         let mut room = Room::default();
         assert_eq!(room.replace(read(std::slice::from_ref(&ann))), [], "they were there before");
+        room.untold = None;
         assert!(!apply(&mut room, &ann, true), "registered anew");
         assert!(apply(&mut room, &bob, true));
         assert!(apply(&mut room, &ann, false));
         assert!(!apply(&mut room, &ann, false));
+    }
+
+    #[test]
+    fn who_came_while_it_was_first_read_is_told_of_when_the_message_comes() {
+        let (ann, bob) = (member("1", "ann"), member("2", "bob"));
+        let mut room = Room::default();
+        // Bob has come and gone again, and only the first is heard yet.
+        assert!(apply(&mut room, &bob, true));
+        room.since = Some(HashMap::new());
+        assert_eq!(room.replace(read(std::slice::from_ref(&ann))), [(bob.clone(), false)]);
+        assert!(!apply(&mut room, &bob, false), "told already");
+        assert!(apply(&mut room, &ann, true), "the message was late");
+        assert!(!apply(&mut room, &ann, true), "once");
+        assert!(apply(&mut room, &ann, false));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::Outbox;
+use crate::id::ConnectionId;
 
 /// Outboxes that one thread writes before it lets others run.
 const CHUNK: usize = 512;
@@ -52,7 +53,7 @@ struct Shard {
 }
 
 impl Flusher {
-    /// With one shard a worker thread, so that each can write.
+    /// With one shard a worker thread, so that each can write; 65,535 at most.
     #[must_use]
     pub fn new(shards: usize) -> Self {
         let shard = || Shard {
@@ -61,13 +62,21 @@ impl Flusher {
             background: Notify::new(),
             last: Mutex::new((Instant::now(), Duration::ZERO)),
         };
-        Self { shards: (0..shards.max(1)).map(|_| shard()).collect(), after: OnceLock::new() }
+        let shards = shards.clamp(1, u16::MAX.into());
+        Self { shards: (0..shards).map(|_| shard()).collect(), after: OnceLock::new() }
     }
 
     /// Does this after each batch, once those who are here have theirs. Only
     /// the first call counts.
     pub fn then(&self, after: impl Fn() + Send + Sync + 'static) {
         let _first = self.after.set(Box::new(after));
+    }
+
+    /// Which shard writes for a connection.
+    #[must_use]
+    pub fn shard(&self, id: ConnectionId) -> u16 {
+        // There are no more than that.
+        u16::try_from(id.shard(self.shards.len())).unwrap_or_default()
     }
 
     /// How many shards there are.
@@ -104,15 +113,12 @@ impl Flusher {
     }
 }
 
-/// One after the other, with an eye on the next two: a write takes as long as
-/// their memory does to arrive.
+/// One after the other, with an eye on the next: a write takes as long as its
+/// memory does to arrive.
 fn flush_all(outboxes: &[Arc<Outbox>]) {
     for (n, outbox) in outboxes.iter().enumerate() {
-        if let Some(next) = outboxes.get(n + 2) {
-            next.prefetch();
-        }
         if let Some(next) = outboxes.get(n + 1) {
-            next.prefetch_sink();
+            next.prefetch();
         }
         outbox.flush();
     }

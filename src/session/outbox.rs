@@ -7,8 +7,6 @@
 //! left to its session, which waits until it is writable.
 
 use std::{
-    cell::RefCell,
-    collections::VecDeque,
     io,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -18,29 +16,29 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::flusher::Batch;
+use super::{
+    flusher::Batch,
+    frames::{Frames, Room},
+};
 use crate::{
     metrics::TRAFFIC,
-    net::Socket,
+    net::{Socket, Writer},
     prefetch::prefetch,
     protocol::{Close, Encoding},
 };
 
-/// Frames that wait are joined into one write of up to this many bytes. A
-/// loopback socket takes about this much at once before it is full.
-const WRITE_MAX: usize = 64 << 10;
-
-/// The queue and the socket behind it.
+/// The queue and the socket behind it: all that a delivery needs of a
+/// connection. It fills three cache lines.
 #[derive(Debug)]
 pub struct Outbox {
     /// What its close goes out as.
     encoding: Encoding,
     /// Bytes that may wait.
-    max: usize,
+    max: u32,
     /// Told when the session has to look: closing, or blocked.
     wake: Notify,
     /// Which flusher shard writes for it.
-    shard: usize,
+    shard: u16,
     /// Held for a push or one write; never across an await.
     queue: Mutex<Queue>,
 }
@@ -52,7 +50,7 @@ enum Sink {
     /// longer, and must not keep the socket open.
     #[default]
     Nowhere,
-    Socket(Arc<Socket>),
+    Socket(Writer),
     /// The body of a response takes them when it can; this waits for them.
     Body(Option<Waker>),
 }
@@ -60,11 +58,7 @@ enum Sink {
 #[derive(Debug, Default)]
 struct Queue {
     sink: Sink,
-    frames: VecDeque<Waiting>,
-    /// Bytes of the first frame that are written already.
-    written: usize,
-    /// Bytes that wait.
-    bytes: usize,
+    frames: Frames,
     /// Somebody has promised to flush.
     scheduled: bool,
     /// The socket is full; the session flushes when it is writable.
@@ -74,17 +68,9 @@ struct Queue {
     /// The session has to look at what its connection may.
     nudged: bool,
     /// Nothing is accepted any more; this goes out last.
-    closing: Option<Close>,
+    closing: Option<Box<Close>>,
     /// The socket failed, or everything is written and the close frame sent.
     finished: bool,
-}
-
-/// A frame that waits.
-#[derive(Debug)]
-struct Waiting {
-    frame: Bytes,
-    /// Frames that are alike: one may be left out for a newer one. 0: must go.
-    mark: u64,
 }
 
 /// What may be left out when a client reads too slowly.
@@ -147,24 +133,22 @@ pub enum Pushed {
     Closed,
 }
 
-thread_local! {
-    static JOINED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(WRITE_MAX));
-}
-
 impl Outbox {
-    /// `max`: bytes that may wait. `shard`: which flusher writes for it.
+    /// `max`: bytes that may wait, 4 GiB at most. `shard`: which flusher writes
+    /// for it.
     #[must_use]
-    pub fn new(socket: impl Into<Arc<Socket>>, max: usize, shard: usize) -> Self {
-        Self::to(Sink::Socket(socket.into()), Encoding::CentrifugeJson, max, shard)
+    pub fn new(socket: impl Into<Arc<Socket>>, max: usize, shard: u16) -> Self {
+        Self::to(Sink::Socket(Writer::new(socket.into())), Encoding::CentrifugeJson, max, shard)
     }
 
     /// One whose frames are taken by [`poll_take`](Self::poll_take).
     #[must_use]
-    pub fn taken(encoding: Encoding, max: usize, shard: usize) -> Self {
+    pub fn taken(encoding: Encoding, max: usize, shard: u16) -> Self {
         Self::to(Sink::Body(None), encoding, max, shard)
     }
 
-    fn to(sink: Sink, encoding: Encoding, max: usize, shard: usize) -> Self {
+    fn to(sink: Sink, encoding: Encoding, max: usize, shard: u16) -> Self {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
         let queue = Queue { sink, ..Queue::default() };
         Self { encoding, max, wake: Notify::new(), shard, queue: Mutex::new(queue) }
     }
@@ -183,13 +167,13 @@ impl Outbox {
     }
 
     pub(super) fn shard(&self) -> usize {
-        self.shard
+        self.shard.into()
     }
 
     /// Bytes that may wait.
     #[must_use]
     pub fn max(&self) -> usize {
-        self.max
+        self.max as usize
     }
 
     /// Adds a frame; the batch sees to it that it is written.
@@ -226,20 +210,19 @@ impl Outbox {
         }
         let (mark, dropped) = match spare {
             Spare::Never => (0, 0),
-            spare => match queue.make_room(frame, spare) {
+            spare => match queue.frames.make_room(frame, spare) {
                 Room::Made(mark, dropped) => (mark, dropped),
                 Room::Taken => return Pushed::Instead(1),
                 Room::None => return Pushed::Dropped,
             },
         };
-        if queue.bytes + frame.len() > self.max {
+        if queue.frames.bytes() + frame.len() > self.max() {
             queue.close(Close::SLOW, self.encoding);
             drop(queue);
             self.wake.notify_one();
             return Pushed::Overflow;
         }
-        queue.bytes += frame.len();
-        queue.frames.push_back(Waiting { frame: frame.clone(), mark });
+        queue.frames.push(frame.clone(), mark);
         match queue.schedule() {
             Pushed::Queued if dropped > 0 => Pushed::Instead(dropped),
             pushed => pushed,
@@ -257,9 +240,7 @@ impl Outbox {
         let mut queue = self.queue.lock();
         queue.held = false;
         queue.nudged = false;
-        let keep = usize::from(queue.written > 0);
-        queue.frames.truncate(keep);
-        queue.bytes = queue.frames.front().map_or(0, |first| first.frame.len() - queue.written);
+        queue.frames.forget();
     }
 
     /// Lets things out again, `frame` before everything else.
@@ -269,10 +250,7 @@ impl Outbox {
         if queue.finished {
             return Pushed::Closed;
         }
-        queue.bytes += frame.len();
-        // What is half written comes from before the hold.
-        let at = usize::from(queue.written > 0);
-        queue.frames.insert(at, Waiting { frame, mark: 0 });
+        queue.frames.push_first(frame);
         queue.schedule()
     }
 
@@ -307,15 +285,13 @@ impl Outbox {
     /// Why the connection is ending, if it is.
     #[must_use]
     pub fn closing(&self) -> Option<Close> {
-        self.queue.lock().closing.clone()
+        self.queue.lock().closing.as_deref().cloned()
     }
 
     /// Takes out what waits, in place of its socket.
     #[cfg(test)]
     pub(crate) fn take(&self) -> Vec<Bytes> {
-        let mut queue = self.queue.lock();
-        queue.bytes = 0;
-        std::mem::take(&mut queue.frames).into_iter().map(|waiting| waiting.frame).collect()
+        self.queue.lock().frames.take()
     }
 
     /// True when nothing more will be written.
@@ -340,8 +316,8 @@ impl Outbox {
             return Poll::Ready(None);
         }
         if !queue.frames.is_empty() && (!queue.held || queue.closing.is_some()) {
-            let taken = queue.joined(Bytes::copy_from_slice);
-            queue.advance(taken.len());
+            let taken = queue.frames.joined(Bytes::copy_from_slice);
+            queue.frames.advance(taken.len());
             TRAFFIC.sent(taken.len());
             return Poll::Ready(Some(taken));
         }
@@ -351,7 +327,7 @@ impl Outbox {
             self.wake.notify_one();
             return Poll::Ready(None);
         }
-        queue.frames.shrink_to(FRAMES_KEPT);
+        queue.frames.shrink();
         queue.sink = Sink::Body(Some(context.waker().clone()));
         Poll::Pending
     }
@@ -359,17 +335,6 @@ impl Outbox {
     /// Asks for its memory, which is about to be needed.
     pub(crate) fn prefetch(&self) {
         prefetch(self);
-    }
-
-    /// The same for what a [`flush`](Self::flush) follows from there.
-    pub(super) fn prefetch_sink(&self) {
-        let Some(queue) = self.queue.try_lock() else { return };
-        if let Sink::Socket(socket) = &queue.sink {
-            prefetch(&**socket);
-        }
-        if let Some(first) = queue.frames.front() {
-            prefetch(first);
-        }
     }
 
     /// Writes what waits until the socket takes no more.
@@ -390,7 +355,7 @@ impl Outbox {
         }
         while !queue.is_written() {
             match queue.write() {
-                Ok(n) => queue.advance(n),
+                Ok(n) => queue.frames.advance(n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     queue.blocked = true;
                     drop(queue);
@@ -406,7 +371,7 @@ impl Outbox {
                 }
             }
         }
-        queue.frames.shrink_to(FRAMES_KEPT);
+        queue.frames.shrink();
         if queue.closing.is_some() && !queue.finished {
             queue.finished = true;
             drop(queue);
@@ -415,63 +380,7 @@ impl Outbox {
     }
 }
 
-/// Room for frames that an empty queue keeps; an idle connection is small.
-const FRAMES_KEPT: usize = 4;
-
-/// Whether there is room for a frame.
-enum Room {
-    /// It goes to the end, with this mark; so many others were left out.
-    Made(u64, usize),
-    /// It stands where another has stood.
-    Taken,
-    None,
-}
-
 impl Queue {
-    /// Sees to it that there is room for a frame, by what may be left out.
-    fn make_room(&mut self, frame: &Bytes, spare: Spare) -> Room {
-        // What is half written must be finished.
-        let first = usize::from(self.written > 0);
-        let fits = |bytes: usize, at: usize| bytes == 0 || bytes + frame.len() <= at;
-        match spare {
-            Spare::Never => Room::Made(0, 0),
-            Spare::Newest { at } => {
-                if fits(self.bytes, at) {
-                    Room::Made(0, 0)
-                } else {
-                    Room::None
-                }
-            }
-            Spare::Oldest { mark, at } => {
-                let mut dropped = 0;
-                while !fits(self.bytes, at) {
-                    let oldest = self.frames.iter().skip(first).position(|waiting| waiting.mark == mark);
-                    // What else waits is not this room's, and the bound of all holds.
-                    let Some(gone) = oldest.and_then(|oldest| self.frames.remove(first + oldest)) else { break };
-                    self.bytes -= gone.frame.len();
-                    dropped += 1;
-                }
-                Room::Made(mark, dropped)
-            }
-            Spare::Latest { mark, at } => {
-                let like = self.frames.iter().skip(first).position(|waiting| waiting.mark == mark).map(|n| first + n);
-                let Some(like) = like else {
-                    return if fits(self.bytes, at) { Room::Made(mark, 0) } else { Room::None };
-                };
-                let without = self.bytes - self.frames[like].frame.len();
-                if without + frame.len() <= at || frame.len() <= self.frames[like].frame.len() {
-                    self.bytes = without + frame.len();
-                    self.frames[like].frame = frame.clone();
-                    return Room::Taken;
-                }
-                // It is old news, and the new is too large to wait.
-                self.frames.remove(like);
-                self.bytes = without;
-                Room::None
-            }
-        }
-    }
-
     fn schedule(&mut self) -> Pushed {
         if self.scheduled || self.blocked || self.held {
             return Pushed::Queued;
@@ -484,71 +393,33 @@ impl Queue {
         if close == Close::SLOW {
             // The client has no use for old news; what is half written must
             // be finished, or the close frame would be read as its rest.
-            self.frames.truncate(usize::from(self.written > 0));
-            self.bytes = self.frames.front().map_or(0, |first| first.frame.len() - self.written);
+            self.frames.forget();
         }
         // A client that has closed has been answered already, or is gone.
         if close.code != Close::BY_CLIENT.code {
             let last = encoding.close(&close);
-            self.bytes += last.len();
-            self.frames.push_back(Waiting { frame: last, mark: 0 });
+            self.frames.push(last, 0);
         }
-        self.closing = Some(close);
+        self.closing = Some(Box::new(close));
     }
 
     fn fail(&mut self) {
-        self.frames = VecDeque::new();
-        self.bytes = 0;
-        self.written = 0;
+        self.frames = Frames::default();
         self.finished = true;
-        self.closing.get_or_insert(Close::LOST);
+        self.closing.get_or_insert_with(|| Box::new(Close::LOST));
     }
 
     /// TLS may have taken what the kernel has not.
     fn is_written(&self) -> bool {
-        self.frames.is_empty() && !matches!(&self.sink, Sink::Socket(socket) if socket.has_rest())
+        self.frames.is_empty() && !matches!(&self.sink, Sink::Socket(writer) if writer.has_rest())
     }
 
     fn write(&self) -> io::Result<usize> {
-        let Sink::Socket(socket) = &self.sink else { return Err(io::ErrorKind::NotConnected.into()) };
+        let Sink::Socket(writer) = &self.sink else { return Err(io::ErrorKind::NotConnected.into()) };
         if self.frames.is_empty() {
-            return socket.try_flush().map(|()| 0);
+            return writer.try_flush().map(|()| 0);
         }
-        self.joined(|bytes| socket.try_write(bytes))
-    }
-
-    /// What goes out at once. Copying small frames together costs less than a
-    /// vectored write.
-    fn joined<T>(&self, to: impl FnOnce(&[u8]) -> T) -> T {
-        let first = &self.frames[0].frame[self.written..];
-        if self.frames.len() == 1 {
-            return to(first);
-        }
-        JOINED.with_borrow_mut(|joined| {
-            joined.clear();
-            joined.extend_from_slice(first);
-            for Waiting { frame, .. } in self.frames.iter().skip(1) {
-                if joined.len() + frame.len() > WRITE_MAX {
-                    break;
-                }
-                joined.extend_from_slice(frame);
-            }
-            to(joined)
-        })
-    }
-
-    fn advance(&mut self, mut n: usize) {
-        self.bytes -= n;
-        while let Some(first) = self.frames.front() {
-            let left = first.frame.len() - self.written;
-            if n < left {
-                self.written += n;
-                return;
-            }
-            n -= left;
-            self.written = 0;
-            self.frames.pop_front();
-        }
+        self.frames.joined(|bytes| writer.try_write(bytes))
     }
 }
 
@@ -557,6 +428,13 @@ mod tests {
     use super::*;
 
     const AT: usize = 100;
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn it_fills_three_cache_lines() {
+        // With the two counts of its `Arc`.
+        assert_eq!(size_of::<Outbox>() + 16, 192);
+    }
 
     fn outbox() -> Outbox {
         Outbox::taken(Encoding::CentrifugeJsonStream, 1000, 0)
@@ -567,10 +445,7 @@ mod tests {
     }
 
     fn waiting(outbox: &Outbox) -> Vec<(u8, usize)> {
-        let queue = outbox.queue.lock();
-        let all: Vec<_> = queue.frames.iter().map(|waiting| (waiting.frame[0], waiting.frame.len())).collect();
-        assert_eq!(queue.bytes, all.iter().map(|(_, length)| length).sum::<usize>());
-        all
+        outbox.queue.lock().frames.each().map(|frame| (frame[0], frame.len())).collect()
     }
 
     #[test]
@@ -612,13 +487,8 @@ mod tests {
     fn what_is_half_written_stays() {
         let outbox = outbox();
         outbox.push_spare(&frame(b'a', 90), Spare::Oldest { mark: 1, at: AT });
-        {
-            let mut queue = outbox.queue.lock();
-            queue.written = 10;
-            queue.bytes -= 10;
-        }
+        outbox.queue.lock().frames.advance(10);
         assert_eq!(outbox.push_spare(&frame(b'b', 90), Spare::Oldest { mark: 1, at: AT }), Pushed::Queued);
-        let queue = outbox.queue.lock();
-        assert_eq!((queue.frames.len(), queue.bytes), (2, 170));
+        assert_eq!(waiting(&outbox), [(b'a', 80), (b'b', 90)]);
     }
 }

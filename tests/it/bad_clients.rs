@@ -76,6 +76,7 @@ async fn what_nests_too_deep_reaches_neither_members_nor_plugins() {
     newcomer.say(&json!({ "id": 1, "connect": { "data": deep(101) } }).to_string()).await;
     assert_eq!(newcomer.closed().await.0, 3501);
     client.leave().await;
+    eventually("it has left", || gateway.hub().count("r").0 == 1).await;
     still_serves(&gateway, &mut bystander).await;
 }
 
@@ -92,11 +93,16 @@ async fn a_command_before_the_hello_closes() {
 async fn a_flood_is_told_then_closed() {
     let (gateway, mut bystander) = start("[limits]\ncommands_per_second = 1\ncommands_burst = 10\n").await;
     let mut flooder = gateway.client().await;
-    for n in 0..10 {
-        flooder.ask("ping", json!({})).await;
-        assert!(n < 10);
+    // One more comes in each second meanwhile.
+    let mut reply = json!({});
+    for n in 0.. {
+        reply = flooder.ask("ping", json!({})).await;
+        if reply.get("error").is_some() {
+            assert!(n >= 10, "{n} were taken");
+            break;
+        }
+        assert!(n < 60, "no limit");
     }
-    let reply = flooder.ask("ping", json!({})).await;
     assert_eq!(reply["error"], json!({ "code": 111, "message": "too many requests", "temporary": true }));
     let flood = "{\"id\":1000,\"ping\":{}}\n".repeat(30);
     flooder.say(&flood).await;
@@ -123,15 +129,15 @@ async fn a_ping_flood_without_reading_costs_no_memory() {
         sent += 500;
         assert!(sent < 5_000_000, "two million pings and nobody minds");
     }
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 8 << 20, "{sent} pings cost {grown} bytes");
+    // Other tests run in this process, and the allocator gives back with a delay.
+    eventually("little memory is taken", || resident().saturating_sub(before) < 8 << 20).await;
     eventually("it is counted", || gateway.metric(r#"wayleave_closes_total{code="1008"}"#) == 1.0).await;
     still_serves(&gateway, &mut bystander).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_ends_at_each_deadline() {
-    let config = "[server]\nheader_timeout = \"200ms\"\nconnect_timeout = \"300ms\"\n";
+    let config = "[server]\nheader_timeout = \"1s\"\nconnect_timeout = \"1s\"\n";
     let (gateway, mut bystander) = start(config).await;
     // Not a byte; half a head; a head a byte at a time; an idle keep-alive.
     for start in ["", "GET /health HTTP/1.1\r\nHost: x\r\n", "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"] {

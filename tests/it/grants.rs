@@ -127,7 +127,7 @@ async fn a_plugin_gets_the_secrets_that_the_config_gives_it_and_a_new_one_after_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_goes_where_the_config_says_and_nowhere_else() {
     let other = Other::start().await;
-    let gateway = TestGateway::start(&probe(&other.config("response_size = \"1KiB\"\ntimeout = \"200ms\""), "")).await;
+    let gateway = TestGateway::start(&probe(&other.config("response_size = \"1KiB\"\ntimeout = \"2s\""), "")).await;
     let mut client = gateway.client().await;
     let url = |path: &str| format!("{}{path}", other.origin);
     let mut send = async |asked: Value| tell(&mut client, "http", asked).await;

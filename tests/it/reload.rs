@@ -193,7 +193,9 @@ async fn a_rebuilt_plugin_does_not_lose_its_guard_unseen() {
     // Said in the config, it is meant.
     let text = std::fs::read_to_string(gateway.file()).unwrap();
     let text = text.replace("name = \"p\"", "name = \"p\"\nhooks = [\"transform\"]");
-    assert_eq!(gateway.reload_with(&text).await, Outcome::Replaced(2));
+    // Unless the watcher was quicker.
+    assert!(matches!(gateway.reload_with(&text).await, Outcome::Replaced(2) | Outcome::Unchanged));
+    assert_eq!(gateway.gateway.reloader().running().number, 2);
     client.join("room:1").await;
 }
 

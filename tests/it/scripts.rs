@@ -251,7 +251,7 @@ const reply = (value) => ({ tag: "reply", val: { payload: text(value), actions: 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_hook_and_every_interface_works_in_a_script() {
-    let plugin = "tick = \"1s\"\ngrants = [\"log\", \"kv\", \"lookup\", \"clock\", \"random\", \"metrics\"]\nsettings = { works = true }";
+    let plugin = "timeout = \"2s\"\ntick = \"1s\"\ngrants = [\"log\", \"kv\", \"lookup\", \"clock\", \"random\", \"metrics\"]\nsettings = { works = true }";
     let more = "[auth]\nanonymous = true\nplugins = [\"p\"]\n";
     let gateway = start(ALL, plugin, more).await;
     let mut ada = gateway.client_with(json!({ "token": "user-ada", "data": { "a": 1 }, "name": "js" })).await;

@@ -117,7 +117,7 @@ async fn a14_the_same_names_behind_two_prefixes_never_cross() {
     }
     let moved = json!({ "user": "ada", "channel": "plain:2" });
     assert_eq!(result(at, "subscribe", moved).await, json!({ "connections": 2 }));
-    let questions = result(at, "requests", json!({ "to": ["everyone"], "timeout_ms": 1 })).await;
+    let questions = result(at, "requests", json!({ "to": ["everyone"], "timeout_ms": 1_000 })).await;
     assert_eq!(questions["silent"].as_array().unwrap().len(), 2, "{questions}");
     // The second instance of `a` has it all.
     assert_eq!(on_a2.heard("plain:1").await, json!("a"));

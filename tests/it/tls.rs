@@ -244,7 +244,7 @@ async fn the_server_api_and_the_pages_are_served_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_tls_ends_cleanly() {
     let made = Made::new();
-    let gateway = start(&made, "[server]\nheader_timeout = \"300ms\"\n").await;
+    let gateway = start(&made, "[server]\nheader_timeout = \"1s\"\n").await;
     let address = gateway.gateway.address();
     let end = async |bytes: &[u8]| {
         let mut socket = TcpStream::connect(address).await.unwrap();

@@ -4,8 +4,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{FAST, Listener, ROOMS, VANISH, gateway, gateways, ids, instances, member, only_id, stats, url};
+use super::{FAST, Listener, ROOMS, VANISH, coming, gateway, gateways, ids, instances, member, only_id, stats, url};
 use crate::support::{TestClient, eventually, instance::Instance, proxy::FaultProxy, redis::RedisServer, until};
+
+/// Waits until a member has heard of so many users who came, so that whoever
+/// joins next behind the same instance is not told of them any more.
+async fn all_came(client: &mut TestClient, n: usize) {
+    let mut came = 0;
+    while came < n {
+        came += usize::from(coming(&client.push().await).is_some());
+    }
+}
 
 fn rooms(n: usize) -> Vec<String> {
     (0..n).map(|n| format!("live:{n}")).collect()
@@ -28,6 +37,9 @@ async fn f1_a_killed_instance_is_gone_everywhere_and_each_leave_is_told_once() {
         if n < USERS / 2 {
             others.push(member(&b.url(), &user, &mine[..1]).await);
         }
+    }
+    for early in [&mut on_b, &mut on_c] {
+        all_came(early, 2 * USERS).await;
     }
     let watch = [member(&b.url(), "", &rooms).await, member(&c.url(), "", &rooms).await];
     let watchers = watch.map(Listener::of);
@@ -75,6 +87,7 @@ async fn f3_an_instance_that_was_frozen_finds_itself_deposed_and_comes_back() {
     for n in 0..20 {
         members.push(Listener::of(member(&a.url(), &format!("u{n:02}"), &rooms[n % 5..=n % 5]).await));
     }
+    all_came(&mut speaker, 20).await;
     let watcher = Listener::of(member(&b.url(), "", &rooms).await);
     let leaves: Vec<_> = (0..20).map(|n| format!("-u{n:02} live:{}", n % 5)).collect();
     let mut expected: Vec<_> = (0..20).map(|n| format!("+u{n:02} live:{}", n % 5)).collect();
@@ -109,7 +122,7 @@ async fn f3_an_instance_that_was_frozen_finds_itself_deposed_and_comes_back() {
     .await;
     let took = resumed.elapsed();
     println!("f3: in its rooms again {took:?} after it went on");
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(a.metric("wayleave_deposed_total").await, 1.0);
     eventually("all are told to be back", || watcher.comings().len() >= expected.len()).await;
     assert_eq!(watcher.comings(), expected);
@@ -172,7 +185,7 @@ async fn f2_a_cleaner_that_stops_midway_is_replaced_and_fenced() {
         redis::from_redis_value(redis.command(&["HVALS", "wayleave:1:{i}:claims"]).await).unwrap()
     };
     for (_, proxy) in &cleaners {
-        proxy.delay(Duration::from_millis(30), Duration::ZERO);
+        proxy.delay(Duration::from_millis(60), Duration::ZERO);
     }
     a.kill();
     let progress = |claims: &[String]| -> Option<u64> { claims.first()?.split_once(':')?.1.parse().ok() };
@@ -193,7 +206,7 @@ async fn f2_a_cleaner_that_stops_midway_is_replaced_and_fenced() {
     until("the first is fenced", async || {
         // It learns that it is too late, or gives up since it waited so long.
         let stopped = cleaners[first].0.metric("wayleave_sweeps_total{reason=\"stopped\"}").await;
-        stopped + cleaners[first].0.metric("wayleave_sweeps_fenced_total").await == 1.0
+        stopped + cleaners[first].0.metric("wayleave_sweeps_fenced_total").await >= 1.0
     })
     .await;
     // The stopped one was deposed too, and is back.

@@ -171,7 +171,7 @@ async fn f16_a_thundering_herd_is_let_in_at_a_pace_and_stops_nobody() {
     assert_eq!(back.len(), N);
     // A hundred at once, a hundred more each second.
     assert!(took > Duration::from_millis(2_500) && took < Duration::from_secs(30), "{took:?}");
-    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    assert!(worst < Duration::from_secs(3), "{worst:?}");
     assert!(stays.metric("wayleave_limited_total{limit=\"connect_rate\"}").await > 0.0);
 }
 
@@ -213,7 +213,7 @@ async fn w4_who_would_not_be_let_in_any_more_is_taken_out() {
             }
         }
     }
-    assert!(reloaded.elapsed() < Duration::from_secs(2), "{:?}", reloaded.elapsed());
+    assert!(reloaded.elapsed() < Duration::from_secs(5), "{:?}", reloaded.elapsed());
     until("nobody is in", async || a.hub().count("room:1").0 + b.hub().count("room:1").0 == 0).await;
     let cluster = a.gateway.router().cluster.clone().unwrap();
     until("nobody is registered", async || cluster.count("room:1").await.is_ok_and(|(all, _)| all == 0)).await;

@@ -92,7 +92,7 @@ async fn r13_a_subscriber_that_is_killed_again_and_again_loses_nothing_that_is_k
     .await;
     let missing = check(&listener, n, &b).await;
     println!("r13: 8 kills: {missing} of {n} missing in the live room, 0 in the other; repaired within {worst:?}");
-    assert!(worst < Duration::from_secs(1), "{worst:?}");
+    assert!(worst < Duration::from_secs(3), "{worst:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -215,7 +215,7 @@ async fn g2_connections_are_named_and_any_may_be_killed() {
         assert_eq!(ann.heard("live:1").await, json!(n));
         assert_eq!(stats(&mut ann, "live:1").await, Some((2, 2)));
         println!("g2: {name} back after {back:?}");
-        assert!(back < Duration::from_secs(1), "{back:?}");
+        assert!(back < Duration::from_secs(3), "{back:?}");
     }
     assert_eq!(a.metric("wayleave_deposed_total"), 0.0);
     assert_eq!(trouble(&a), None);

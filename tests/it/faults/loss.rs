@@ -96,6 +96,7 @@ async fn a7_buffers_toward_clients_and_toward_redis_are_bounded_and_counted() {
     }
     eventually("the member beside has all", || near.data("plain:1").len() as u64 == N + 1).await;
     eventually("the slow one is closed", || a.metric("wayleave_closes_total{code=\"3008\"}") == 1.0).await;
+    assert_eq!(slow.closed().await, (3008, "slow".to_owned()), "it finds what fitted, and why it was closed");
     let dropped = a.metric("wayleave_bus_dropped_total{reason=\"queue full\"}");
     proxy.heal();
     is_ready(&a).await;
@@ -105,7 +106,6 @@ async fn a7_buffers_toward_clients_and_toward_redis_are_bounded_and_counted() {
         far.data("plain:1").iter().any(|data| data["n"] == "last")
     })
     .await;
-    assert_eq!(slow.closed().await, (3008, "slow".to_owned()), "it finds what fitted, and why it was closed");
     let came = far.data("plain:1").iter().filter(|data| data["n"].is_u64()).count() as u64;
     println!("a7: of {N} of 16 KiB, {came} reached the other instance, {dropped} did not fit the queue of 1 MiB");
     // The proxy, the kernel and the queue hold some.

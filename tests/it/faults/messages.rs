@@ -120,7 +120,7 @@ async fn r2_rooms_that_are_left_are_not_heard_any_more() {
     let with_user = baseline.len() + 1;
     until("the channels are let go", async || redis.channels().await.len() <= with_user).await;
     println!("r2: 100 channels let go {:?} after", left.elapsed());
-    assert!(left.elapsed() < Duration::from_secs(3));
+    assert!(left.elapsed() < Duration::from_secs(6), "{:?}", left.elapsed());
     assert!(redis.keys_containing("{r:").await.is_empty(), "{:?}", redis.keys_containing("{r:").await);
     client.leave().await;
     until("nothing is left", async || redis.channels().await == baseline).await;

@@ -232,7 +232,7 @@ async fn a_slot_that_moves_is_heard_at_its_new_node() {
         })
         .await;
         println!("a slot that moves, {room}: heard again {:?} after", moved.elapsed());
-        assert!(moved.elapsed() < Duration::from_secs(3), "{:?}", moved.elapsed());
+        assert!(moved.elapsed() < Duration::from_secs(6), "{:?}", moved.elapsed());
     }
     assert_eq!(heard.closed(), None);
     is_ready(&b).await;

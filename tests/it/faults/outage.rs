@@ -99,7 +99,7 @@ async fn f4_a_redis_that_comes_back_empty_is_filled_from_memory() {
     }
     let filled = back.elapsed();
     println!("f4: ready {ready:?} and filled {filled:?} after Redis came back");
-    assert!(ready < Duration::from_millis(2500) && filled < Duration::from_secs(5), "{ready:?} {filled:?}");
+    assert!(ready < Duration::from_secs(4) && filled < Duration::from_secs(6), "{ready:?} {filled:?}");
     // Messages go to and fro, and nobody was told of anything else.
     whole("after").await;
     assert_eq!(told(), before);
@@ -138,7 +138,7 @@ async fn f7_while_redis_is_gone_sockets_stay_and_local_rooms_work() {
     let back = Instant::now();
     eventually("both are ready", || trouble(&a).is_none() && trouble(&b).is_none()).await;
     println!("f7: ready {:?} after Redis came back, after {attempts} attempts in 5 s", back.elapsed());
-    assert!(back.elapsed() < Duration::from_millis(2500), "{:?}", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(4), "{:?}", back.elapsed());
     let (n, refused) = local.end().await;
     assert_eq!(refused, Vec::<u64>::new());
     eventually("the local member has all", || on_a.numbers("plain:1").len() as u64 == n).await;

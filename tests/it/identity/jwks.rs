@@ -194,7 +194,8 @@ async fn t3_a_slow_issuer_holds_up_a_token_for_a_bounded_time_and_nobody_else() 
         "{:?}",
         start.elapsed()
     );
-    assert!(slowest < Duration::from_millis(800), "{slowest:?}");
+    // Well below the second and more that they wait.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     assert_eq!(site.asked(), 1, "all wait for one");
 }
 

@@ -95,7 +95,7 @@ async fn who_cannot_refresh_has_the_grace_and_no_more() {
     assert_eq!(client.refused("refresh", json!({ "token": "" })).await, 107);
     assert_eq!(client.closed().await.0, 3005);
     let late = millis().saturating_sub((end + 2) * 1000);
-    assert!(millis() >= (end + 2) * 1000 && late < 2000, "{late} ms after the grace");
+    assert!(millis() >= (end + 2) * 1000 && late < 5000, "{late} ms after the grace");
     // Whose token is not theirs, or is none, does not stay.
     for bad in [json!({ "sub": "eve" }), json!({}), json!({ "sub": "ada", "channel": "a" })] {
         let (mut client, _) = welcomed(&gateway, json!({ "sub": "ada", "exp": seconds() + 600 })).await;
@@ -164,10 +164,10 @@ async fn a_subscription_ends_with_its_token_unless_another_comes() {
     let gateway = TestGateway::start(&format!("{}{}", auth("1s"), rooms())).await;
     let pass = |room: &str, exp: u64| token(&json!({ "sub": "ada", "channel": room, "exp": exp }));
     let (mut ada, _) = welcomed(&gateway, json!({ "sub": "ada" })).await;
-    let end = seconds() + 2;
+    let end = seconds() + 4;
     for room in ["pass:goes", "pass:stays"] {
         let reply = ada.ask("subscribe", json!({ "channel": room, "token": pass(room, end) })).await;
-        assert!(reply["subscribe"]["ttl"].as_u64().unwrap() <= 2, "{reply}");
+        assert!(reply["subscribe"]["ttl"].as_u64().unwrap() <= 4, "{reply}");
     }
     let refresh = |room: &str, token: String| json!({ "channel": room, "token": token });
     for (bad, code) in [(pass("pass:stays", 1), 109), (pass("pass:goes", end + 60), 103), ("x".to_owned(), 103)] {
@@ -201,7 +201,7 @@ async fn a_server_puts_somebody_into_a_room_for_a_time_and_on_terms() {
         more["channel"] = room.into();
         assert_eq!(result(address(&a), "subscribe", more).await["connections"], 1);
     };
-    let end = seconds() + 2;
+    let end = seconds() + 4;
     for room in ["pass:goes", "pass:stays"] {
         place(room, json!({ "expire_at": end })).await;
         let push = ada.push().await;
@@ -263,7 +263,7 @@ async fn t4_an_expired_connection_hears_nothing_more_from_another_instance() {
     talking.abort();
     println!("T4: {heard} heard, {late} behind the deadline, closed {} ms after it", millis().saturating_sub(deadline));
     assert_eq!((code, late), (3005, 0));
-    assert!(heard > 50 && millis() >= deadline && millis() < deadline + 1500, "{heard}");
+    assert!(heard > 50 && millis() >= deadline && millis() < deadline + 5000, "{heard}");
     eventually("it is out of the room", || b.hub().count("plain:1") == (0, 0)).await;
 }
 
@@ -285,7 +285,7 @@ async fn t4_a_banned_user_is_gone_everywhere_and_does_not_come_back() {
         assert_eq!(device.closed().await, (3500, "invalid token".to_owned()));
     }
     println!("T4: gone everywhere after {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let invalid = Some((3500, "invalid token".to_owned()));
     for gateway in [&a, &b] {
         assert_eq!(refused(gateway, &token(&claims)).await, invalid);
@@ -400,7 +400,7 @@ async fn what_is_taken_back_for_a_time_is_good_again_then() {
     let gateway = TestGateway::start(&auth("10s")).await;
     let claims = json!({ "sub": "ada", "jti": "x" });
     let (mut client, _) = welcomed(&gateway, claims.clone()).await;
-    result(address(&gateway), "revoke_token", json!({ "uid": "x", "expire_at": seconds() + 2 })).await;
+    result(address(&gateway), "revoke_token", json!({ "uid": "x", "expire_at": seconds() + 4 })).await;
     assert_eq!(client.closed().await.0, 3500);
     assert_eq!(refused(&gateway, &token(&claims)).await.map(|(code, _)| code), Some(3500));
     until("it is forgotten", async || refused(&gateway, &token(&claims)).await.is_none()).await;

@@ -19,6 +19,7 @@ use crate::{config::Config, generation::Generation, plugin::PluginHost, router::
 
 mod watcher;
 
+use self::watcher::Look;
 pub use self::watcher::{Watcher, settled};
 
 /// What is live, and what last went wrong.
@@ -84,8 +85,8 @@ pub struct Reloader {
     before: parking_lot::Mutex<Option<Arc<Generation>>>,
     /// What is in force is older than what stands on disk, and meant so.
     is_rolled_back: AtomicBool,
-    /// How often that was wished.
-    rollbacks: watch::Sender<u64>,
+    /// How often that was wished, and what stood on disk the last time.
+    rollbacks: watch::Sender<(u64, Look)>,
 }
 
 impl Reloader {
@@ -112,7 +113,7 @@ impl Reloader {
             attempt: Mutex::default(),
             before: parking_lot::Mutex::default(),
             is_rolled_back: AtomicBool::new(false),
-            rollbacks: watch::Sender::new(0),
+            rollbacks: watch::Sender::default(),
         }
     }
 
@@ -176,10 +177,11 @@ impl Reloader {
     }
 
     /// The same for files that were seen to change after so many rollbacks. With
-    /// another one since, they are what was rolled back: nothing is done.
+    /// another one since, they may be what was rolled back: nothing is done, and
+    /// what has changed since that is a change of its own.
     async fn reload_seen(&self, rollbacks: u64) {
         let _one_at_a_time = self.attempt.lock().await;
-        if *self.rollbacks.borrow() == rollbacks {
+        if self.rollbacks.borrow().0 == rollbacks {
             self.attempt("a file has changed").await;
         }
     }
@@ -240,9 +242,10 @@ impl Reloader {
         let Some(before) = self.before.lock().take() else {
             return Outcome::Failed("there is no generation to go back to".to_owned());
         };
+        let unwanted = watcher::stand(self);
         let number = self.put_in_force(before.again(&self.router.generation()));
         self.is_rolled_back.store(true, Ordering::Relaxed);
-        self.rollbacks.send_modify(|n| *n += 1);
+        self.rollbacks.send_modify(|(n, look)| (*n, *look) = (*n + 1, unwanted));
         self.router.metrics.reloaded("rolled back");
         tracing::warn!(generation = number, as_before = before.number, why, "rolled back");
         Outcome::Replaced(number)

@@ -108,7 +108,7 @@ impl Watcher {
         // that a reload names anew.
         let mut seen = Look::new();
         let mut rollbacks = reloader.rollbacks.subscribe();
-        let mut n_rollbacks = *rollbacks.borrow_and_update();
+        let mut n_rollbacks = rollbacks.borrow_and_update().0;
         loop {
             let files = files(&reloader);
             let folders = files.iter().filter_map(|file| file.parent().map(Path::to_owned)).collect();
@@ -120,10 +120,9 @@ impl Watcher {
                 Ok(()) = rollbacks.changed() => {}
                 () = stop.cancelled() => return,
             }
-            let n = *rollbacks.borrow_and_update();
-            if n != n_rollbacks {
-                // Whatever stands there by now is what was rolled back.
-                (n_rollbacks, seen) = (n, look(&files));
+            if rollbacks.borrow().0 != n_rollbacks {
+                // What stood there then is not wanted; what has changed since is.
+                (n_rollbacks, seen) = rollbacks.borrow_and_update().clone();
                 continue;
             }
             let now = look(&files);
@@ -164,7 +163,12 @@ pub async fn settled(files: &BTreeSet<PathBuf>) {
 }
 
 /// Sizes and times of files, through links.
-type Look = BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>>;
+pub(super) type Look = BTreeMap<PathBuf, Option<(u64, Option<SystemTime>)>>;
+
+/// What stands on disk now.
+pub(super) fn stand(reloader: &Reloader) -> Look {
+    look(&files(reloader))
+}
 
 fn look(files: &BTreeSet<PathBuf>) -> Look {
     let state = |file: &PathBuf| file.metadata().ok().map(|data| (data.len(), data.modified().ok()));

@@ -3,10 +3,11 @@
 //! Joins and leaves come as messages that can be lost, and come twice when an
 //! instance registers anew. For each room that tells who comes and goes, what
 //! its members here know is kept: what they know already is not told again,
-//! and after a time of deafness they are told the difference.
+//! and after a time of deafness they are told the difference. Only who came
+//! just before the first of them may be told of although they were asked for.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -52,13 +53,13 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 struct Room {
     /// By connection, or by user where users are told of.
-    members: HashMap<Box<str>, MemberInfo>,
+    members: HashMap<Box<str>, Present>,
     /// False: it is being read for the first time, and nothing was told of
     /// those who were there before.
     is_complete: bool,
-    /// Whom the first reading found, and until when somebody may still be told
-    /// of them: the message about the last who came can arrive behind it.
-    untold: Option<(Instant, HashSet<Box<str>>)>,
+    /// Until when those whom the first reading found may still be told of: the
+    /// message about the last who came can arrive behind it.
+    late_until: Option<Instant>,
     /// What came while it is being read: it is newer than what is read.
     since: Option<HashMap<Box<str>, bool>>,
     /// The one comparison that is under way or about to be: with two at once,
@@ -66,6 +67,13 @@ struct Room {
     comparing: Option<Comparing>,
     /// It has too many members.
     is_off: bool,
+}
+
+#[derive(Debug)]
+struct Present {
+    member: MemberInfo,
+    /// False: the first reading found it.
+    is_told: bool,
 }
 
 #[derive(Debug)]
@@ -95,9 +103,10 @@ impl Room {
         if let Some(since) = &mut self.since {
             since.insert(key.clone(), is_here);
         }
-        let was_told = !self.take_untold(&key);
         let was_here = if is_here {
-            self.members.insert(key, member.clone()).is_some() && was_told
+            let is_late = self.late_until.is_some_and(|until| Instant::now() < until);
+            let before = self.members.insert(key, Present { member: member.clone(), is_told: true });
+            before.is_some_and(|before| before.is_told || !is_late)
         } else {
             self.members.remove(&key).is_some()
         };
@@ -106,14 +115,6 @@ impl Room {
         }
         // Before it was read, nobody knows who was there.
         was_here != is_here || (!self.is_complete && !is_here)
-    }
-
-    /// True once for each whom the first reading found a moment ago.
-    fn take_untold(&mut self, key: &str) -> bool {
-        if self.untold.as_ref().is_some_and(|(until, _)| *until < Instant::now()) {
-            self.untold = None;
-        }
-        self.untold.as_mut().is_some_and(|(_, keys)| keys.remove(key))
     }
 
     /// Begins a comparison; false: there is one, which will look once more.
@@ -152,26 +153,23 @@ impl Room {
         let gone: Vec<_> =
             self.members.keys().filter(|key| !read.contains_key(*key) && !since.contains_key(*key)).cloned().collect();
         for key in gone {
-            if let Some(member) = self.members.remove(&key) {
-                news.push((member, false));
+            if let Some(gone) = self.members.remove(&key) {
+                news.push((gone.member, false));
             }
         }
         let is_first = !std::mem::replace(&mut self.is_complete, true);
-        let mut untold = HashSet::new();
         for (key, member) in read {
             if since.contains_key(&key) || self.members.contains_key(&key) {
                 continue;
             }
             // Of who was there before, the members have asked for themselves, or do not care.
-            if is_first {
-                untold.insert(key.clone());
-            } else {
+            if !is_first {
                 news.push((member.clone(), true));
             }
-            self.members.insert(key, member);
+            self.members.insert(key, Present { member, is_told: !is_first });
         }
         if is_first {
-            self.untold = Some((Instant::now() + LATE, untold));
+            self.late_until = Some(Instant::now() + LATE);
         }
         if self.members.len() > KNOWN_MAX {
             *self = Self { is_off: true, ..Self::default() };
@@ -343,7 +341,7 @@ mod tests {
         let (ann, bob) = (member("1", "ann"), member("2", "bob"));
         let mut room = Room::default();
         assert_eq!(room.replace(read(std::slice::from_ref(&ann))), [], "they were there before");
-        room.untold = None;
+        room.late_until = Some(Instant::now());
         assert!(!apply(&mut room, &ann, true), "registered anew");
         assert!(apply(&mut room, &bob, true));
         assert!(apply(&mut room, &ann, false));

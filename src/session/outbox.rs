@@ -490,5 +490,18 @@ mod tests {
         outbox.queue.lock().frames.advance(10);
         assert_eq!(outbox.push_spare(&frame(b'b', 90), Spare::Oldest { mark: 1, at: AT }), Pushed::Queued);
         assert_eq!(waiting(&outbox), [(b'a', 80), (b'b', 90)]);
+        // Also before a greeting, without one, and when the client is too slow.
+        outbox.hold();
+        assert_eq!(outbox.greet(frame(b'g', 5)), Pushed::Queued);
+        assert_eq!(waiting(&outbox), [(b'a', 80), (b'g', 5), (b'b', 90)]);
+        outbox.hold();
+        outbox.release();
+        assert_eq!(waiting(&outbox), [(b'a', 80)]);
+        assert_eq!(outbox.push(&frame(b'b', 1000)), Pushed::Overflow);
+        assert_eq!(waiting(&outbox)[0], (b'a', 80));
+        // What is whole again may be left out.
+        outbox.queue.lock().frames.advance(80);
+        outbox.release();
+        assert_eq!(waiting(&outbox), []);
     }
 }

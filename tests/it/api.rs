@@ -520,7 +520,7 @@ async fn a2_questions_are_answered_in_part_when_an_instance_is_stopped() {
     let started = Instant::now();
     let (gathered, (), ()) = tokio::join!(result(at, "requests", question), answer(a, json!(1)), answer(b, json!(2)));
     let took = started.elapsed();
-    assert!((900..5_000).contains(&took.as_millis()), "{took:?}");
+    assert!((900..2_000).contains(&took.as_millis()), "{took:?}");
     assert_eq!(gathered["answers"].as_array().unwrap().len(), 2, "{gathered}");
     assert_eq!(gathered["missing"].as_array().unwrap().len(), 1, "{gathered}");
     assert_eq!(gathered["missing"][0]["name"], json!("c"));
@@ -568,7 +568,7 @@ async fn a3_queries_know_of_all_instances_and_wait_for_none() {
     let timed = async |method, parameters| {
         let started = Instant::now();
         let result = result(at, method, parameters).await;
-        assert!(started.elapsed() < Duration::from_secs(1), "{method}: {:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(500), "{method}: {:?}", started.elapsed());
         result
     };
     let page = timed("connections", json!({ "user": "ann" })).await;

@@ -175,7 +175,10 @@ async fn u6_a_users_commands_are_limited_over_all_instances() {
     // A full bucket, and what comes in by the time the last was asked.
     let most = 40.0 + 20.0 * start.elapsed().as_secs_f64() + 1.0;
     assert!(f64::from(accepted) <= most, "{accepted} accepted, {most} allowed");
-    assert!(accepted + closed >= 100 && refused > 0, "{accepted} accepted, {refused} refused, {closed} closed");
+    assert!(
+        accepted >= 40 && accepted + closed >= 100 && refused > 0,
+        "{accepted} accepted, {refused} refused, {closed} closed"
+    );
     redis.stop();
     // What was taken in advance is used up first.
     until("it is refused", async || {

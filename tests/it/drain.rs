@@ -82,7 +82,7 @@ async fn one_that_drains_is_not_ready_first_and_closes_its_clients_one_after_the
     // No tenth of a second has more than its share, within reason.
     let most =
         times.iter().map(|from| times.iter().filter(|at| **at >= *from && **at < *from + spread / 10).count()).max();
-    assert!(most.unwrap() < 180, "{times:?}");
+    assert!(most.unwrap() < 120, "{times:?}");
     assert!(gateway.ended(PATIENCE).await.success());
 }
 
@@ -145,7 +145,7 @@ async fn m19_an_orderly_end_loses_nothing_for_those_elsewhere() {
         stats["presence_stats"]["num_clients"] == 1
     })
     .await;
-    assert!(ended.elapsed() < Duration::from_secs(5), "{:?}", ended.elapsed());
+    assert!(ended.elapsed() < Duration::from_secs(3), "{:?}", ended.elapsed());
     for member in leaving {
         assert_eq!(member.await.unwrap(), (3001, "shutdown".into()));
     }

@@ -39,9 +39,48 @@ mod wrong;
 const FAST: &str = "heartbeat = \"500ms\"\nttl = \"1500ms\"\nsweep = \"250ms\"\n";
 
 /// What [`FAST`] makes of the bound in which a dead instance is gone from
-/// everywhere: ttl, 1.2 sweeps, one second; and the ttl once more, since who
-/// stood still itself for two sweeps counts anew.
-const VANISH: Duration = Duration::from_millis(1500 + 300 + 1000 + 1500);
+/// everywhere: ttl, 1.2 sweeps, one second.
+const VANISH: Duration = Duration::from_millis(1500 + 300 + 1000);
+
+/// The ttl of [`FAST`].
+const TTL: Duration = Duration::from_millis(1500);
+
+/// Longer than a thread waits on a machine that has time for it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Notices when the machine has no time for us. An instance that stood still for
+/// two sweeps counts the silence of others from the start.
+struct Pauses {
+    longest: Arc<Mutex<Duration>>,
+}
+
+impl Pauses {
+    fn watch() -> Self {
+        let longest = Arc::new(Mutex::new(Duration::ZERO));
+        let noted = Arc::downgrade(&longest);
+        std::thread::spawn(move || {
+            const STEP: Duration = Duration::from_millis(10);
+            loop {
+                let before = std::time::Instant::now();
+                std::thread::sleep(STEP);
+                let Some(longest) = noted.upgrade() else { return };
+                let mut longest = longest.lock();
+                *longest = longest.max(before.elapsed().saturating_sub(STEP));
+            }
+        });
+        Self { longest }
+    }
+
+    /// What a dead instance may take longer: nothing, or the `ttl` once more.
+    fn grace(&self, ttl: Duration) -> Duration {
+        let longest = *self.longest.lock();
+        if longest > PAUSE {
+            println!("the machine stood still for {longest:?}");
+            return ttl;
+        }
+        Duration::ZERO
+    }
+}
 
 /// Rooms of every kind, and clients that may be quick.
 const ROOMS: &str = r#"

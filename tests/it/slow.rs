@@ -202,12 +202,13 @@ async fn f10_a_member_that_does_not_read_takes_its_cap_and_no_more() {
         rounds += 1;
         assert!(rounds < 2_000, "it is never let go");
     }
-    for _ in 0..100 {
+    // 9 MB, of which nothing waits for it any more.
+    for _ in 0..300 {
         round(&mut sender).await;
     }
     highest = highest.max(gateway.resident_bytes());
-    // Its cap is 256 KiB.
-    assert!(highest - before < 8 << 20, "{} bytes more", highest - before);
+    // Its cap is 256 KiB; the allocator keeps what is free for a second.
+    assert!(highest - before < 4 << 20, "{} bytes more", highest - before);
 }
 
 /// Fault F11: a thousand that do not read take their caps and delay nobody.

@@ -168,7 +168,7 @@ async fn t3_a_slow_issuer_holds_up_a_token_for_a_bounded_time_and_nobody_else() 
     let a = Signer::new(Algorithm::ES256);
     let site = Site::start(Answer::Silence).await;
     let config = format!(
-        "[auth]\nanonymous = true\n[auth.jwt]\njwks_url = \"http://{}/keys\"\njwks_timeout = \"1s\"\n[limits]\ncommands_burst = 1000000\n[[rooms]]\nmatch = \"r\"\npublish = \"members\"",
+        "[auth]\nanonymous = true\n[auth.jwt]\njwks_url = \"http://{}/keys\"\njwks_timeout = \"3s\"\n[limits]\ncommands_burst = 1000000\n[[rooms]]\nmatch = \"r\"\npublish = \"members\"",
         site.address
     );
     let gateway = TestGateway::start(&config).await;
@@ -190,11 +190,11 @@ async fn t3_a_slow_issuer_holds_up_a_token_for_a_bounded_time_and_nobody_else() 
     let (codes, slowest) = tokio::join!(waiting, talking);
     assert!(codes.iter().all(|code| *code == Some(NOT_NOW)), "{codes:?}");
     assert!(
-        start.elapsed() >= Duration::from_secs(1) && start.elapsed() < Duration::from_secs(4),
+        start.elapsed() >= Duration::from_secs(3) && start.elapsed() < Duration::from_secs(6),
         "{:?}",
         start.elapsed()
     );
-    // Well below the second and more that they wait.
+    // They wait for three.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     assert_eq!(site.asked(), 1, "all wait for one");
 }
